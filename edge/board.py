@@ -1,0 +1,78 @@
+"""Live gauges that stages write and status reads.
+
+Plain numbers in memory, lost at a restart, so nothing is decided by them. The stages never learn who reads.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from edge.clock import Clock
+
+
+@dataclass(slots=True)
+class Rate:
+    """Bytes over the last ten seconds."""
+
+    clock: Clock
+    window: float = 10.0
+    _marks: deque[tuple[float, int]] = field(default_factory=deque)
+    _sum: int = 0
+
+    def add(self, amount: int) -> None:
+        """Count ``amount`` bytes as of now."""
+        now = self.clock.monotonic()
+        if self._marks and now - self._marks[-1][0] < self.window / 100:
+            self._marks[-1] = (self._marks[-1][0], self._marks[-1][1] + amount)
+        else:
+            self._marks.append((now, amount))
+        self._sum += amount
+        self._trim(now)
+
+    def per_second(self) -> float:
+        """Bytes a second over the window."""
+        self._trim(self.clock.monotonic())
+        return self._sum / self.window
+
+    def _trim(self, now: float) -> None:
+        while self._marks and now - self._marks[0][0] > self.window:
+            self._sum -= self._marks.popleft()[1]
+
+
+@dataclass(slots=True)
+class DestinationGauge:
+    """What is known of one destination at this moment."""
+
+    rate: Rate
+    associations: int = 0
+    paused: bool = False
+    last_success_at: float | None = None
+    problem_code: str = ""
+    problem_text: str = ""
+    problem_since: float | None = None
+
+
+@dataclass(slots=True)
+class Board:
+    """Every gauge of the box."""
+
+    clock: Clock
+    intake_open: bool = False
+    intake_closed_because: str = "starting"
+    associations: int = 0
+    instances: int = 0
+    bytes: int = 0
+    refused: int = 0
+    last_at: float | None = None
+    destinations: dict[str, DestinationGauge] = field(default_factory=dict)
+
+    def destination(self, name: str) -> DestinationGauge:
+        """The gauge of the destination ``name``, made at its first use."""
+        if name not in self.destinations:
+            self.destinations[name] = DestinationGauge(Rate(self.clock))
+        return self.destinations[name]
+
+    def received(self, amount: int) -> None:
+        """Count one object of ``amount`` bytes that was answered with success."""
+        self.instances += 1
+        self.bytes += amount
+        self.last_at = self.clock.now()

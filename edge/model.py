@@ -1,0 +1,77 @@
+"""The words every room shares: what an object is, where it came from, where it goes.
+
+Frozen values without behaviour or I/O. Strings from the network are kept as received, outer padding stripped;
+none is ever used as a path.
+"""
+
+from typing import Final
+
+import msgspec
+
+PRIORITIES: Final = ("stat", "routine", "background")
+"""In the order in which they are served; the store keeps the index."""
+
+ROUTINE: Final = PRIORITIES.index("routine")
+
+
+class Kind(msgspec.Struct, frozen=True, order=True):
+    """What a destination must be asked whether it takes: a SOP class in a transfer syntax."""
+
+    sop_class_uid: str
+    transfer_syntax_uid: str
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Who brought an object, and through which door."""
+
+    door: str
+    """``dimse``, ``watch`` or ``import``."""
+    calling: str = ""
+    """Calling AE title (PS3.8 9.3.2), outer spaces stripped; may be empty."""
+    called: str = ""
+    """Called AE title."""
+    address: str = ""
+    """IP address of the peer, or the folder's name."""
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of a dataset: enough to route it, to find it and to show it. Empty where absent."""
+
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    modality: str = ""
+    patient_id: str = ""
+    patient_name: str = ""
+    accession: str = ""
+    study_date: str = ""
+    study_description: str = ""
+    series_description: str = ""
+    series_number: str = ""
+    instance_number: str = ""
+    station: str = ""
+    body_part: str = ""
+    problem: str = ""
+    """Why it could not be read further; empty where it could."""
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """One object in the spool, as its seal describes it."""
+
+    id: int
+    kind: Kind
+    sop_instance_uid: str
+    digest: bytes
+    """SHA-256 of the dataset as received, 32 bytes."""
+    length: int
+    """Bytes of the dataset as received, File Meta not counted."""
+    offset: int
+    """Where the dataset starts in the file: bytes of preamble and File Meta."""
+    source: Source
+    received_at: float
+    """Wall time, seconds since 1970."""
+    clock_trusted: bool
+    destinations: tuple[str, ...]
+    """Names of the destinations that the route gave."""
+    header: Header

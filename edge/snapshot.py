@@ -1,0 +1,114 @@
+"""The whole status at one moment: the one thing every face reads.
+
+The keys are a public contract (``edge status --json``, ``GET /api/status``): adding one is free, changing one
+is a breaking change.
+"""
+
+from typing import Literal
+
+import msgspec
+
+SCHEMA = 1
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """Which box this is."""
+
+    id: str
+    name: str
+    site: str
+    version: str
+
+
+class Light(msgspec.Struct, frozen=True, kw_only=True):
+    """The status light: never colour alone."""
+
+    code: str
+    color: str
+    pattern: str
+    text: str
+
+
+class Intake(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes in. Counters since the start of the process."""
+
+    open: bool
+    associations: int
+    instances: int
+    bytes: int
+    refused: int
+    last_at: str | None
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """What is still owed to a destination: instances in states queued, sending or held."""
+
+    instances: int
+    bytes: int
+    oldest_seconds: int
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a destination is down."""
+
+    code: str
+    text: str
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True):
+    """One destination, with its deliveries by state."""
+
+    name: str
+    state: Literal["up", "down", "paused"]
+    queued: int
+    sending: int
+    accepted: int
+    verified: int
+    held: int
+    cancelled: int
+    declined: int
+    rate_bytes_per_second: int
+    drain_seconds: int | None
+    last_success_at: str | None
+    problem: Problem | None
+
+
+class Storage(msgspec.Struct, frozen=True, kw_only=True):
+    """Room on the disk. ``autonomy_seconds`` is None while nothing comes in."""
+
+    free_bytes: int
+    reserve_bytes: int
+    autonomy_seconds: int | None
+
+
+class ClockStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the wall clock may be believed."""
+
+    trusted: bool
+
+
+class FindingStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing a person should know."""
+
+    code: str
+    severity: str
+    component: str
+    since: str
+    count: int
+    text: str
+    advice: str
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole status."""
+
+    schema: int = SCHEMA
+    taken_at: str
+    device: Device
+    light: Light
+    intake: Intake
+    queue: Queue
+    destinations: list[Destination]
+    storage: Storage
+    clock: ClockStatus
+    findings: list[FindingStatus]
