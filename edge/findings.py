@@ -103,6 +103,12 @@ CODES: Final[dict[str, Code]] = {
             "Send it again from the modality, and tell IT.",
         ),
         _code(
+            "STORAGE_ERROR",
+            _E,
+            "The disk reports an error: {detail}",
+            "Images that were not acknowledged are still on the modality. Have IT check the card or disk.",
+        ),
+        _code(
             "LOST",
             _E,
             "A stored object has no file any more: {detail}",

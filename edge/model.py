@@ -72,6 +72,4 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     received_at: float
     """Wall time, seconds since 1970."""
     clock_trusted: bool
-    destinations: tuple[str, ...]
-    """Names of the destinations that the route gave."""
     header: Header

@@ -1,0 +1,286 @@
+"""The appliance: puts the rooms together, starts them in order, ends them in order.
+
+Start: lock, spool, store, then the listener; recovery runs beside it. End (SIGTERM): the listener first, so that what
+is half received is finished or refused; then the lanes, so that what is on the wire is answered; then index and store.
+"""
+
+import asyncio
+import fcntl
+import os
+import random
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from edge.board import Board
+from edge.clock import Clock, SystemClock
+from edge.config import Config, Destination, DimseDestination, FolderDestination
+from edge.control import Control
+from edge.dicom.acceptor import Acceptor, Capacity
+from edge.dicom.association import Limits
+from edge.dicom.command import CommandField
+from edge.findings import Journal
+from edge.forward.dimse import DimseTransport
+from edge.forward.dispatcher import Lane
+from edge.forward.folder import FolderTransport
+from edge.forward.gate import Gate
+from edge.forward.transport import Transport
+from edge.intake.admission import DEFAULT_RESERVE, Admission
+from edge.intake.door import Door
+from edge.intake.index import Index
+from edge.intake.policy import ReceivePolicy
+from edge.intake.recovery import Recovery
+from edge.intake.scp import StoreService
+from edge.local import LocalServer
+from edge.routing import Routing
+from edge.sdnotify import Notifier
+from edge.snapshot import Snapshot
+from edge.spool import Identity, Spool, StorageError, Syncer
+from edge.spool.files import storage_trouble
+from edge.status.collect import Collector
+from edge.store import Store, StoreError
+from edge.supervise import Supervisor
+
+log = structlog.get_logger()
+
+_RIPEN_EVERY: Final = 0.5
+_RIPE_WITHIN: Final = 10.0
+"""Seconds within which what waited at the last end is tried again, so that not everything goes at once."""
+_RECEIVE_GRACE: Final = 3.0
+_SEND_GRACE: Final = 3.0
+_STORE_GRACE: Final = 2.0
+
+
+class StartError(Exception):
+    """The appliance cannot start; the text says what, why and what to do."""
+
+
+class Appliance:
+    """One appliance on one storage path."""
+
+    def __init__(self, config: Config, notices: tuple[str, ...] = (), clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.board = Board(self.clock)
+        self.journal = Journal(self.clock)
+        self.supervisor = Supervisor(self.journal, self.clock)
+        self.ports: list[int] = []
+        self._notices = notices
+        self._notifier = Notifier()
+        self._syncer = Syncer()
+        self._spool = Spool(config.storage.path, self._syncer)
+        self._identity = Identity(config.storage.path)
+        self._stop = asyncio.Event()
+        self._collector: Collector | None = None
+
+    def stop(self) -> None:
+        """Ask for a clean end."""
+        self._stop.set()
+
+    async def snapshot(self) -> Snapshot:
+        """Take the whole status now."""
+        if self._collector is None:
+            raise StoreError("The appliance is starting.")
+        return await self._collector.snapshot()
+
+    async def run(self, ready: Callable[["Appliance"], None] | None = None) -> None:
+        """Run until `stop`. Calls ``ready`` once images can be sent. Raises `StartError`, `CrashLoopError`."""
+        lock = _lock(self.config.storage.path)
+        try:
+            store = await self._open_store()
+            try:
+                await self._serve(store, ready)
+            finally:
+                await store.close()
+        finally:
+            self._spool.close()
+            self._syncer.close()
+            os.close(lock)
+
+    async def _open_store(self) -> Store:
+        try:
+            self._spool.open()
+            self._identity.open(lambda: max([*self._spool.published(), *self._spool.waiting()], default=0))
+        except StorageError as e:
+            raise StartError(str(e)) from e
+        except OSError as e:
+            raise StartError(storage_trouble(self.config.storage.path, e)) from e
+        try:
+            return await Store.open(self.config.storage.path, self.clock, self._identity.session, self._spool.path)
+        except (StoreError, sqlite3.Error) as e:
+            raise StartError(str(e)) from e
+
+    async def _serve(self, store: Store, ready: Callable[["Appliance"], None] | None) -> None:
+        config, journal = self.config, self.journal
+        self._say_notices()
+        committing = self.supervisor.service("store", store.run)
+        await store.recover(_RIPE_WITHIN * random.random())  # noqa: S311 - jitter
+        reserve = config.storage.reserve
+        if reserve is None:
+            reserve = min(DEFAULT_RESERVE, self._spool.total_bytes() // 10)
+        admission = Admission(self.board, journal, self.clock, self._spool.free_bytes, reserve)
+        self._collector = Collector(
+            config,
+            self._identity.device,
+            store.reading,
+            self.board,
+            journal,
+            self.clock,
+            self._spool.free_bytes,
+            reserve,
+        )
+        index = Index(self._spool, self._syncer, store, admission, self.clock)
+        indexing = self.supervisor.service("index", index.run)
+        first_id = self._identity.first_id
+        acceptor = self._acceptor(index, admission)
+        lanes = {d.name: self._lane(d, store) for d in config.destination}
+        local = LocalServer(
+            config.storage.path,
+            self.snapshot,
+            Control(store, lambda name: _hasten(lanes, name)),
+            self.supervisor.spawn,
+        )
+        try:
+            await self._listen(acceptor)
+            await local.open()
+            recovery = Recovery(self._spool, self._syncer, store, index, journal, first_id)
+            self.supervisor.spawn(recovery.run(), "recovery")
+            sending = [self.supervisor.service(f"lane {lane.name}", lane.run) for lane in lanes.values()]
+            background = [
+                self.supervisor.service("ripen", lambda: self._ripen(store)),
+                self.supervisor.service("heartbeat", self._notifier.heartbeat),
+            ]
+            admission.open("starting")
+            self._notifier.tell(f"READY=1\nSTATUS=receiving on {self.ports}")
+            log.info("ready", ports=self.ports, storage=str(config.storage.path), session=self._identity.session)
+            if ready is not None:
+                ready(self)
+            await self._until_stopped()
+        finally:
+            self._notifier.tell("STOPPING=1")
+            log.info("stopping")
+            local.close()
+            await acceptor.close(_RECEIVE_GRACE)
+            for lane in lanes.values():
+                lane.stop()
+        await self.supervisor.finish(sending, _SEND_GRACE)
+        self.supervisor.cancel(background)
+        index.close()
+        await self.supervisor.finish([indexing], _STORE_GRACE)
+        store.finish()
+        await self.supervisor.finish([committing], _STORE_GRACE)
+        await self.supervisor.settle(0)
+        log.info("stopped")
+
+    async def _until_stopped(self) -> None:
+        failure = asyncio.ensure_future(self.supervisor.failure())
+        stop = asyncio.ensure_future(self._stop.wait())
+        done, pending = await asyncio.wait((failure, stop), return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        for task in done:
+            task.result()
+
+    def _say_notices(self) -> None:
+        config, journal = self.config, self.journal
+        for notice in self._notices:
+            journal.note("NOT_IN_THIS_VERSION", f"config.{notice}", notice)
+        if not config.destination:
+            journal.note("NO_DESTINATION", "config.destination")
+        if config.receive.accept == "known" and not config.modality:
+            journal.note("ACCEPTS_ANYONE", "config.modality")
+
+    def _acceptor(self, index: Index, admission: Admission) -> Acceptor:
+        receive = self.config.receive
+        door = Door(
+            self._spool,
+            self._identity,
+            index,
+            admission,
+            Routing(self.config),
+            board=self.board,
+            journal=self.journal,
+            clock=self.clock,
+            title=receive.titles[0],
+            most=receive.max_object,
+            destinations=len(self.config.destination),
+        )
+        return Acceptor(
+            ReceivePolicy(self.config, admission, self.board, self.journal),
+            {CommandField.C_STORE_RQ: StoreService(door)},
+            spawn=self.supervisor.spawn,
+            limits=Limits(request=receive.timeouts.request, idle=receive.timeouts.idle),
+            capacity=Capacity(
+                associations=receive.max_associations,
+                per_address=receive.max_associations_per_address,
+                max_pdu=receive.max_pdu,
+            ),
+        )
+
+    async def _listen(self, acceptor: Acceptor) -> None:
+        receive = self.config.receive
+        for port in receive.all_ports:
+            try:
+                self.ports.append(await acceptor.listen(receive.address, port))
+            except OSError as e:
+                raise StartError(
+                    f"Cannot listen on {receive.address} port {port}: {e.strerror or e}; "
+                    "stop the program that uses it, or set receive.port to another."
+                ) from e
+
+    def _lane(self, destination: Destination, store: Store) -> Lane:
+        gauge = self.board.destination(destination.name)
+        transport: Transport
+        match destination:
+            case DimseDestination():
+                transport = DimseTransport(destination, self._syncer)
+                associations, skip = destination.associations, destination.unsupported == "skip"
+            case FolderDestination():
+                transport, associations, skip = FolderTransport(destination, self._syncer), 1, False
+            case _:
+                raise StartError(f"destination {destination.name}: its type is not in this version yet")
+        return Lane(
+            destination.name,
+            transport,
+            store,
+            Gate(destination.name, gauge, self.journal, self.clock, random.random),
+            associations=associations,
+            skip_unsupported=skip,
+            gauge=gauge,
+            journal=self.journal,
+            clock=self.clock,
+            random=random.random,
+            spawn=self.supervisor.spawn,
+        )
+
+    async def _ripen(self, store: Store) -> None:
+        while True:
+            await asyncio.sleep(_RIPEN_EVERY)
+            if await store.ripe():
+                await store.ripen()
+
+
+def _hasten(lanes: dict[str, Lane], name: str) -> None:
+    for lane in lanes.values():
+        if name in ("", lane.name):
+            lane.gate.hasten()
+
+
+def _lock(storage: Path) -> int:
+    """Take the storage path for this process. Raises `StartError`."""
+    try:
+        storage.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(storage / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise StartError(storage_trouble(storage, e)) from e
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        os.close(lock)
+        raise StartError(
+            f"Another appliance is running on {storage}: stop it, or set storage.path to another folder."
+        ) from e
+    return lock

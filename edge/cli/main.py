@@ -1,0 +1,96 @@
+"""The commands' common ground: options, exit codes, and errors in one line that says what to do next."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+import msgspec
+
+from edge import __version__
+from edge.configfile import ConfigError, Loaded, load
+
+T = TypeVar("T")
+
+FAILED: Final = 1
+BAD_USAGE: Final = 2
+NOT_RUNNING: Final = 3
+DEFAULT_CONFIG: Final = Path("/etc/edge/edge.toml")
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Configuration file; else EDGE_CONFIG, else /etc/edge/edge.toml.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is used."""
+
+    modules: Final = {
+        "run": "run",
+        "check": "run",
+        "status": "reads",
+        "queue": "reads",
+        "trace": "reads",
+        "retry": "acts",
+        "hold": "acts",
+        "release": "acts",
+        "cancel": "acts",
+        "echo": "echo",
+        "demo": "demo",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Every command, in the order of the documentation."""
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module and return its command."""
+        if cmd_name not in self.modules:
+            return None
+        module = __import__(f"edge.cli.{self.modules[cmd_name]}", fromlist=[cmd_name])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edge")
+def main() -> None:
+    """dicom-edge: receives DICOM, keeps it safe, delivers it, and proves it."""
+
+
+def fail(text: str, code: int = FAILED) -> NoReturn:
+    """Say in one line on stderr why and what to do, and exit."""
+    click.echo(f"edge: {text}", err=True)
+    sys.exit(code)
+
+
+def read_config(path: Path | None) -> Loaded:
+    """Load the configuration that is meant; exit 2 with every error in it."""
+    chosen = path or Path(os.environ.get("EDGE_CONFIG") or DEFAULT_CONFIG)
+    try:
+        return load(chosen)
+    except ConfigError as e:
+        for problem in e.problems:
+            click.echo(f"edge: {chosen}: {problem}", err=True)
+        sys.exit(BAD_USAGE)
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(msgspec.to_builtins(document), indent=2, ensure_ascii=False))
+
+
+def run_async(main_coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a command's coroutine; Ctrl-C ends it quietly."""
+    try:
+        return asyncio.run(main_coroutine())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,76 @@
+"""`edge run`: the appliance in the foreground. `edge check`: is the configuration right?"""
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import click
+import structlog
+
+from edge.app import Appliance, StartError
+from edge.cli.main import config_option, fail, json_option, print_json, read_config, run_async
+from edge.configfile import Loaded
+from edge.supervise import CrashLoopError
+
+
+@click.command()
+@config_option
+def run(config_path: Path | None) -> None:
+    """Run the appliance until SIGTERM or Ctrl-C."""
+    loaded = read_config(config_path)
+    _set_up_logging()
+    try:
+        run_async(lambda: _run(loaded))
+    except (StartError, CrashLoopError) as e:
+        fail(str(e))
+
+
+async def _run(loaded: Loaded) -> None:
+    appliance = Appliance(loaded.config, loaded.notices)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, appliance.stop)
+    loop.add_signal_handler(signal.SIGHUP, _cannot_reload)
+    await appliance.run(_announce)
+
+
+def _announce(appliance: Appliance) -> None:
+    receive = appliance.config.receive
+    for port in appliance.ports:
+        click.echo(f"receiving as {', '.join(receive.titles)} on {receive.address} port {port}")
+    sys.stdout.flush()
+
+
+def _cannot_reload() -> None:
+    structlog.get_logger().warning("this version cannot reload its configuration: restart it instead")
+
+
+def _set_up_logging() -> None:
+    """Log to stderr, one line an event; times are left to journald where it listens."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@click.command()
+@config_option
+@json_option
+def check(config_path: Path | None, *, as_json: bool) -> None:
+    """Validate the configuration: every error at once, with line and key."""
+    loaded = read_config(config_path)
+    if as_json:
+        print_json({"ok": True, "not_in_this_version": list(loaded.notices)})
+        return
+    for notice in loaded.notices:
+        click.echo(f"note: {notice} is understood, but this version does not act on it yet")
+    names = ", ".join(d.name for d in loaded.config.destination) or "none: images will be stored here only"
+    click.echo(f"ok; destinations: {names}")

@@ -1,0 +1,395 @@
+"""From a TOML file to a `Config`, or to every problem that it has, at once, each with its line.
+
+The structs of `edge.config` are walked by their types: this module knows no key by name, save the table of
+what this version does not act on yet, and the checks that need more than one key. Values are never repeated
+where a secret may stand. A file is taken whole or not at all.
+"""
+
+import difflib
+import functools
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from edge import tomllines
+from edge.config import Config, Rule
+from edge.findings import printable
+
+
+class Later(msgspec.Struct, frozen=True):
+    """A key that the contract has and this version does not act on; a line goes when the work is done.
+
+    With ``refuse`` it is an error, for its silent absence would do harm; else a notice.
+    """
+
+    key: str
+    refuse: str = ""
+    """What "is not in this version yet"."""
+    only: str | None = None
+    """The one value that is meant; None: any."""
+    save: str | None = None
+    """The one value that is not meant."""
+
+
+LATER: Final = (
+    # images and names would cross the network in the clear
+    Later("receive.tls", refuse="receiving over TLS"),
+    Later("destination.tls", refuse="sending over TLS"),
+    # images would wait for ever
+    Later("destination.type", refuse='the type "dicomweb"', only="dicomweb"),
+    # images would go where the rule does not want them
+    Later("route.when", refuse="choosing what a route takes"),
+    Later("storage.keep_delivered"),
+    Later("storage.keep_trail"),
+    Later("modality.commitment"),
+    Later("watch"),
+    Later("destination.verify", save="none"),
+    Later("destination.rate_limit"),
+    Later("destination.hours"),
+    Later("commitment"),
+    Later("mqtt"),
+    Later("dashboard"),
+    Later("lights.driver", save="none"),
+)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing wrong. ``key`` is dotted, elements of a list by their name or their number from 1."""
+
+    line: int | None
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line is not None else ""
+        return f"{where}{self.key}: {self.text}" if self.key else f"{where}{self.text}"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. Its text has one line for each problem."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+        """In the order of their lines, at least one."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A configuration that was taken."""
+
+    config: Config
+    notices: tuple[str, ...]
+    """What it says that this version does not act on, such as ``[mqtt]`` or ``destination.pacs.verify``."""
+
+
+def load(path: Path) -> Loaded:
+    """Read the file at ``path``; ConfigError if it cannot be read or used."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise _file_error(path, "there is no such file; create it, or name another with --config") from None
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise _file_error(path, f"it cannot be read ({why}); it must be a file this user may read") from error
+    except ValueError as error:
+        raise _file_error(path, f"this is no path of a file ({error})") from error
+    try:
+        # Windows editors begin a file with a byte order mark
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise _file_error(path, "it is not UTF-8 text; save it again as UTF-8", line) from None
+    return parse(text)
+
+
+def parse(text: str) -> Loaded:
+    """Read TOML; ConfigError with everything that is wrong."""
+    try:
+        document = tomllib.loads(text)
+        lines = tomllines.scan(text)
+    except RecursionError:
+        raise ConfigError((Problem(None, "", "not valid TOML: brackets are nested too deeply"),)) from None
+    except ValueError as error:
+        raise ConfigError((_not_toml(error, text),)) from error
+    reader = _Reader(document, lines)
+    config = reader.value(Config, document, ())
+    _names(reader, document)
+    _reports(reader, document)
+    if reader.problems:
+        raise ConfigError(tuple(sorted(reader.problems, key=lambda problem: problem.line or 0)))
+    return Loaded(config, tuple(dict.fromkeys(reader.notices)))
+
+
+def _file_error(path: Path, text: str, line: int | None = None) -> ConfigError:
+    return ConfigError((Problem(line, printable(str(path)), printable(text)),))
+
+
+def _not_toml(error: ValueError, text: str) -> Problem:
+    said = re.fullmatch(r"(.*) \(at (?:line ([0-9]+), column [0-9]+|end of document)\)", str(error), re.DOTALL)
+    if said is None:
+        return Problem(None, "", printable(f"not valid TOML: {error}"))
+    line = int(said[2]) if said[2] else text.rstrip("\n").count("\n") + 1
+    return Problem(line, "", printable(f"not valid TOML: {said[1]}"))
+
+
+_BAD: Final = object()
+"""Stands for a value that has a problem."""
+
+_WORDS: Final[Mapping[type, str]] = {
+    bool: "true or false",
+    str: "text in quotes",
+    int: "a whole number",
+    float: "a number with a point",
+    list: "a list",
+    dict: "a table",
+}
+
+_SECRET: Final = re.compile(
+    r"(?:.*_)?(?:pass|passwd|password|passphrase|token|secret|key|apikey|credentials?|pin)", re.IGNORECASE
+)
+
+
+class _Reader:
+    """Turns what TOML holds into what a type asks for, and gathers problems and notices on the way."""
+
+    def __init__(self, document: Mapping[str, Any], lines: Mapping[tomllines.Path, int]) -> None:
+        self.problems: list[Problem] = []
+        self.notices: list[str] = []
+        self._document = document
+        self._lines = lines
+
+    def problem(self, path: tomllines.Path, text: str) -> None:
+        """Note that ``text`` is wrong at ``path``."""
+        known = (path[:length] for length in range(len(path), 0, -1))
+        line = next((self._lines[part] for part in known if part in self._lines), None)
+        self.problems.append(Problem(line, self._name(path), printable(text)))
+
+    def value(self, kind: Any, raw: Any, path: tomllines.Path) -> Any:
+        """Return ``raw`` as ``kind`` wants it, or `_BAD`."""
+        kind, rules = _unwrapped(kind)
+        origin = get_origin(kind)
+        if rules and isinstance(rules[0], Rule):
+            return self._ruled(rules[0], raw, path)
+        if origin in (Union, UnionType):
+            return self._variant(get_args(kind), raw, path)
+        if origin is tuple:
+            return self._list(get_args(kind)[0], raw, path)
+        if origin is not Literal and issubclass(kind, msgspec.Struct):
+            return self._table(kind, raw, path)
+        if _fits(raw, kind, rules):
+            return raw
+        self.problem(path, f"expected {_expected(kind, rules)}{_got(kind, raw)}")
+        return _BAD
+
+    def _ruled(self, rule: Rule, raw: Any, path: tomllines.Path) -> Any:
+        if type(raw) not in rule.takes:
+            self.problem(path, f"expected {rule.expected}, in quotes, not {_called(raw)}")
+            return _BAD
+        try:
+            return rule.read(raw)
+        except ValueError as error:
+            self.problem(path, str(error))
+            return _BAD
+
+    def _misshapen(self, wanted: type, raw: Any, path: tomllines.Path) -> Any:
+        text = f"expected {_WORDS[wanted]}, not {_called(raw)}"
+        if len(path) == 1 and isinstance(raw, dict | list):
+            brackets = ("[[", "]]", "double") if wanted is list else ("[", "]", "single")
+            text = "write {1}{0}{2}, in {3} brackets".format(path[0], *brackets)
+        self.problem(path, text)
+        return _BAD
+
+    def _list(self, kind: Any, raw: Any, path: tomllines.Path) -> Any:
+        if not isinstance(raw, list):
+            return self._misshapen(list, raw, path)
+        values: list[Any] = []
+        for index, item in enumerate(raw):
+            value = self.value(kind, item, (*path, index))
+            # a free port may be asked for twice; tables are told apart by their names
+            if value in values and isinstance(value, str | int) and value != 0:
+                self.problem((*path, index), "it is given twice")
+            values.append(value)
+        return _BAD if any(value is _BAD for value in values) else tuple(values)
+
+    def _variant(self, kinds: tuple[Any, ...], raw: Any, path: tomllines.Path) -> Any:
+        by_tag = {kind.__struct_config__.tag: kind for kind in kinds}
+        field = kinds[0].__struct_config__.tag_field
+        if not isinstance(raw, dict):
+            return self._misshapen(dict, raw, path)
+        tag = raw.get(field)
+        if isinstance(tag, str) and tag in by_tag:
+            self._later((*path, field), tag)
+            return self._table(by_tag[tag], raw, path)
+        choice = _choice(by_tag)
+        self.problem((*path, field), f"missing; write {choice}" if field not in raw else f"expected {choice}")
+        names = {kind: {field, *(known.name for known in _fields(kind))} for kind in kinds}
+        able = [kind for kind in kinds if set(raw) <= names[kind]]
+        if len(able) == 1:
+            # only one can be meant: its other problems are worth telling now
+            self._table(able[0], raw, path)
+        else:
+            self._unknown(raw, sorted(set[str]().union(*names.values())), path)
+        return _BAD
+
+    def _table(self, kind: type[msgspec.Struct], raw: Any, path: tomllines.Path) -> Any:
+        if not isinstance(raw, dict):
+            return self._misshapen(dict, raw, path)
+        fields = _fields(kind)
+        tag = kind.__struct_config__.tag_field
+        self._unknown(raw, [*([tag] if tag else []), *(field.name for field in fields)], path)
+        values: dict[str, Any] = {}
+        for field in fields:
+            here = (*path, field.name)
+            if field.name in raw:
+                self._later(here, raw[field.name])
+                values[field.name] = self.value(field.type, raw[field.name], here)
+            elif field.required:
+                self.problem(here, f"missing; write {_expected(*_unwrapped(field.type))}")
+                values[field.name] = _BAD
+        return _BAD if any(value is _BAD for value in values.values()) else kind(**values)
+
+    def _unknown(self, raw: Mapping[str, Any], known: Iterable[str], path: tomllines.Path) -> None:
+        known = list(known)
+        for key in raw:
+            if key not in known:
+                self.problem((*path, key), _advice(key, known))
+
+    def _later(self, path: tomllines.Path, raw: Any) -> None:
+        key = ".".join(part for part in path if isinstance(part, str))
+        for later in LATER:
+            if later.key != key or raw == later.save or later.only not in (None, raw):
+                continue
+            if later.refuse:
+                self.problem(path, f"{later.refuse} is not in this version yet")
+            elif len(path) == 1:
+                self.notices.append(f"[[{key}]]" if isinstance(raw, list) else f"[{key}]")
+            else:
+                self.notices.append(self._name(path))
+
+    def _name(self, path: tomllines.Path) -> str:
+        words = ""
+        at: Any = self._document
+        for part in path:
+            if isinstance(part, str):
+                words += ("." if words else "") + _quoted(part)
+                at = at.get(part) if isinstance(at, dict) else None
+            else:
+                at = at[part]
+                name = at.get("name") if isinstance(at, dict) else None
+                words += f".{_quoted(name)}" if isinstance(name, str) and name else f"[{part + 1}]"
+        return words
+
+
+def _names(reader: _Reader, document: Mapping[str, Any]) -> None:
+    """Names that stand twice, and routes to what does not exist; by the document, whatever else is wrong."""
+    for key in ("modality", "destination"):
+        seen: set[str] = set()
+        for index, name in _each(document, key, "name"):
+            if name in seen:
+                reader.problem((key, index, "name"), f'another {key} is called "{name}" too')
+            seen.add(name)
+    names = [name for _, name in _each(document, "destination", "name")]
+    for index, route in _tables(document, "route"):
+        to = route.get("to")
+        if to == []:
+            reader.problem(("route", index, "to"), "it is empty; name at least one destination")
+        for at, name in enumerate(to if isinstance(to, list) else ()):
+            if isinstance(name, str) and name not in names:
+                hint = _nearest(name, names) or "; add a [[destination]] of that name"
+                reader.problem(("route", index, "to", at), f'no destination is called "{name[:64]}"{hint}')
+
+
+def _reports(reader: _Reader, document: Mapping[str, Any]) -> None:
+    """Find commitment reports without a host, from a modality whose address is not one."""
+    for index, modality in _tables(document, "modality"):
+        report, address = modality.get("commitment"), modality.get("address", "/")
+        if isinstance(report, dict) and "host" not in report and isinstance(address, str) and "/" in address:
+            path = ("modality", index, "commitment", "host")
+            reader.problem(path, "missing; the modality has no single address to which reports could go")
+
+
+def _tables(document: Mapping[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:
+    found = document.get(key)
+    return [(i, t) for i, t in enumerate(found) if isinstance(t, dict)] if isinstance(found, list) else []
+
+
+def _each(document: Mapping[str, Any], key: str, field: str) -> list[tuple[int, str]]:
+    found = ((index, table.get(field)) for index, table in _tables(document, key))
+    return [(index, text) for index, text in found if isinstance(text, str)]
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
+
+
+def _unwrapped(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the type without "or None", which TOML cannot say, and what `Annotated` says of it."""
+    rules: tuple[Any, ...] = ()
+    while True:
+        if get_origin(kind) is Annotated:
+            kind, *more = get_args(kind)
+            rules += tuple(more)
+        elif get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind):
+            kind = functools.reduce(lambda a, b: a | b, (k for k in get_args(kind) if k is not NoneType))
+        else:
+            return kind, rules
+
+
+def _fits(raw: Any, kind: Any, rules: tuple[msgspec.Meta, ...]) -> bool:
+    if get_origin(kind) is Literal:
+        return raw in get_args(kind)
+    # a bool is an int to Python, not to a person
+    return type(raw) is kind and all(
+        (rule.ge is None or raw >= rule.ge) and (rule.le is None or raw <= rule.le) for rule in rules
+    )
+
+
+def _expected(kind: Any, rules: tuple[Any, ...]) -> str:
+    for rule in rules:
+        if isinstance(rule, Rule):
+            return rule.expected
+        return f"a whole number from {rule.ge} to {rule.le}"
+    if get_origin(kind) is Literal:
+        return _choice(get_args(kind))
+    return _WORDS.get(get_origin(kind) or kind, "a table" if get_origin(kind) is None else "a list")
+
+
+def _got(kind: Any, raw: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f', not "{raw[:40]}"' if isinstance(raw, str) else f", not {_called(raw)}"
+    # Python does not write out a number of any length
+    short = kind is int and type(raw) is int and abs(raw) < 10**12
+    return f", not {raw}" if short else f", not {_called(raw)}"
+
+
+def _called(raw: Any) -> str:
+    return _WORDS.get(type(raw), "a date or time")
+
+
+def _choice(words: Iterable[str]) -> str:
+    *first, last = (f'"{word}"' for word in words)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _advice(key: str, known: list[str]) -> str:
+    if not _SECRET.fullmatch(key):
+        return "unknown key" + (_nearest(key.lower(), known) or f"; known here: {', '.join(known)}")
+    files = [name for name in known if name.endswith("_file")]
+    own = f"{key.lower()}_file"
+    use = _choice([own] if own in files else files or ["password_file"])
+    return f"a secret never stands in the configuration; put it in a file of its own and use {use}"
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def _quoted(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else f'"{printable(key, 64)}"'

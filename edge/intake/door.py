@@ -1,0 +1,199 @@
+"""The one door: every object, however it comes, is streamed, sealed, synced and handed to the index here.
+
+The order is the promise: bytes, seal, sync of file and directory side by side, and only then does `finish` return,
+so that its caller may say yes. What fails before that leaves nothing behind.
+"""
+
+import asyncio
+import errno
+from typing import Final
+
+import msgspec
+
+from edge.board import Board
+from edge.clock import Clock
+from edge.dicom import part10
+from edge.dicom.header import read_header
+from edge.findings import Journal
+from edge.intake import seal as seals
+from edge.intake.admission import Admission
+from edge.intake.index import Index
+from edge.model import Header, Instance, Kind, Source
+from edge.routing import Leg, Routing
+from edge.spool import Identity, Part, Spool
+
+_LONGEST_ANSWER: Final = 20.0
+"""Seconds after which a sender is told to try again rather than left without an answer."""
+
+
+class RefusedError(Exception):
+    """An object was not taken; the text says why, for the peer and for people."""
+
+
+class NoRoomError(RefusedError):
+    """There is no room, or intake is closed: the sender should try again later (A700)."""
+
+
+class MismatchError(RefusedError):
+    """What the dataset says of itself is not what the command said (A900)."""
+
+
+class Incoming:
+    """One object on its way in: a sink for its dataset."""
+
+    def __init__(self, part: Part, head: part10.Head, kind: Kind, sop_instance_uid: str, source: Source) -> None:
+        self.part = part
+        self.head = head
+        self.kind = kind
+        self.sop_instance_uid = sop_instance_uid
+        self.source = source
+        self.write = part.write
+
+    @property
+    def pressure(self) -> bool:
+        """Whether `relieve` is due."""
+        return self.part.pressure
+
+    async def relieve(self) -> None:
+        """Sync what was written so far."""
+        await self.part.relieve()
+
+
+class Door:
+    """Takes objects into the spool."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        identity: Identity,
+        index: Index,
+        admission: Admission,
+        routing: Routing,
+        *,
+        board: Board,
+        journal: Journal,
+        clock: Clock,
+        title: str,
+        most: int,
+        destinations: int,
+    ) -> None:
+        self._spool = spool
+        self._identity = identity
+        self._index = index
+        self._admission = admission
+        self._routing = routing
+        self._board = board
+        self._journal = journal
+        self._clock = clock
+        self._title = title
+        self._most = most
+        self._room = seals.room(destinations)
+
+    def begin(self, kind: Kind, sop_instance_uid: str, source: Source) -> Incoming:
+        """Begin an object. Raises `NoRoomError`."""
+        why = self._admission.refusal()
+        if why is not None:
+            self._board.refused += 1
+            raise NoRoomError(why)
+        head = part10.begin(kind.sop_class_uid, sop_instance_uid, kind.transfer_syntax_uid, self._room)
+        try:
+            part = self._spool.create(self._identity.next_id(), head.data, self._most)
+        except OSError as e:
+            raise self._trouble(e) from e
+        return Incoming(part, head, kind, sop_instance_uid, source)
+
+    def discard(self, incoming: Incoming) -> None:
+        """Forget an object that did not come to its end."""
+        incoming.part.close()
+        self._spool.discard(incoming.part.id)
+
+    async def finish(self, incoming: Incoming) -> Instance:
+        """Seal and sync what was written, and hand it to the index. When this returns, it is safe.
+
+        Raises `NoRoomError`, `MismatchError` or `RefusedError`; then nothing is kept but, for a mismatch, the
+        file in quarantine/.
+        """
+        part = incoming.part
+        try:
+            async with asyncio.timeout(_LONGEST_ANSWER):
+                instance, legs = await self._seal(incoming)
+                part.close()
+                await self._index.take(instance, legs)
+        except TimeoutError as e:
+            self.discard(incoming)
+            raise NoRoomError("the disk is too slow") from e
+        except OSError as e:
+            self.discard(incoming)
+            raise self._trouble(e) from e
+        except MismatchError as e:
+            self._set_aside(incoming, str(e))
+            raise
+        except (RefusedError, asyncio.CancelledError):
+            self.discard(incoming)
+            raise
+        self._board.received(part.length)
+        return instance
+
+    async def _seal(self, incoming: Incoming) -> tuple[Instance, tuple[Leg, ...]]:
+        part, kind = incoming.part, incoming.kind
+        if part.too_long:
+            raise RefusedError(f"the object is longer than {self._most} bytes")
+        if part.error is not None:
+            raise part.error
+        header = read_header(part.read, part.length, kind.transfer_syntax_uid, bytes(part.first))
+        self._check(incoming, header)
+        legs = self._routing.legs(header, incoming.source)
+        seal = seals.Seal(
+            id=part.id,
+            length=part.length,
+            digest=part.digest,
+            source=incoming.source,
+            received_at=self._clock.now(),
+            clock_trusted=self._clock.trusted(),
+            legs=legs,
+        )
+        source = incoming.source
+        await part.seal(
+            part10.sealed(
+                incoming.head,
+                source=self._title,
+                sending=source.calling,
+                receiving=source.called,
+                private=seals.encode(seal),
+            )
+        )
+        offset = len(incoming.head.data)
+        return seals.instance(seal, kind, incoming.sop_instance_uid, offset, header), legs
+
+    def _check(self, incoming: Incoming, header: Header) -> None:
+        """Refuse a dataset that is another object than the command said; note every other oddity."""
+        if header.sop_instance_uid and header.sop_instance_uid != incoming.sop_instance_uid:
+            raise MismatchError("the dataset's SOP Instance UID (0008,0018) is not the command's")
+        if header.sop_class_uid and header.sop_class_uid != incoming.kind.sop_class_uid:
+            raise MismatchError("the dataset's SOP Class UID (0008,0016) is not the command's")
+        if header.problem:
+            self._journal.note("ODD_OBJECT", "receive", header.problem)
+
+    def _set_aside(self, incoming: Incoming, why: str) -> None:
+        incoming.part.close()
+        note = {
+            "why": why,
+            "received_at": self._clock.now(),
+            "source": incoming.source,
+            "sop_class_uid": incoming.kind.sop_class_uid,
+            "sop_instance_uid": incoming.sop_instance_uid,
+        }
+        try:
+            self._spool.set_aside(incoming.part.id, msgspec.json.encode(note))
+        except OSError:
+            self._spool.discard(incoming.part.id)
+        self._journal.note("QUARANTINED", "receive", why)
+
+    def _trouble(self, error: OSError) -> NoRoomError:
+        """Turn an error of the disk into an answer and, where it is not about room, a finding."""
+        self._board.refused += 1
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NoRoomError("the disk is full")
+        why = error.strerror or str(error)
+        self._journal.note("STORAGE_ERROR", "storage", why)
+        return NoRoomError(f"the disk reports: {why}")

@@ -1,0 +1,96 @@
+"""The index step: what is sealed and synced becomes a row, in batches, behind the answers.
+
+Rename to ``ready/``, then one transaction. If the power goes between, the seal brings the row back. When the index is
+more than a second or 256 objects behind, answers wait for it; when the store cannot be written, intake closes, and
+what was answered stays in the queue (and on disk) until it can.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from edge.clock import Clock
+from edge.intake.admission import Admission
+from edge.model import Instance
+from edge.routing import Leg
+from edge.spool import Spool, Syncer
+from edge.store import Fate, Recorded, Store, StoreError
+
+_MOST_BEHIND: Final = 256
+_LONGEST_BEHIND: Final = 1.0
+_RETRY: Final = 1.0
+"""Seconds between two attempts while the store cannot be written."""
+
+
+class Index:
+    """The queue between the door and the store."""
+
+    def __init__(self, spool: Spool, syncer: Syncer, store: Store, admission: Admission, clock: Clock) -> None:
+        self._spool = spool
+        self._syncer = syncer
+        self._store = store
+        self._admission = admission
+        self._clock = clock
+        self._waiting: deque[tuple[float, Instance, Sequence[Leg]]] = deque()
+        self._arrived = asyncio.Event()
+        self._progress = asyncio.Condition()
+        self._closing = False
+
+    async def take(self, instance: Instance, legs: Sequence[Leg]) -> None:
+        """Queue a sealed and synced object; wait while the index is too far behind."""
+        self._waiting.append((self._clock.monotonic(), instance, legs))
+        self._arrived.set()
+        if self._behind():
+            async with self._progress:
+                await self._progress.wait_for(lambda: not self._behind())
+
+    def _behind(self) -> bool:
+        if len(self._waiting) > _MOST_BEHIND:
+            return True
+        return bool(self._waiting) and self._clock.monotonic() - self._waiting[0][0] > _LONGEST_BEHIND
+
+    async def run(self) -> None:
+        """Index until `close` was called and nothing waits."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                batch = [(i, legs) for _, i, legs in list(self._waiting)[:_MOST_BEHIND]]
+                await self._index(batch)
+                for _ in batch:
+                    self._waiting.popleft()
+                async with self._progress:
+                    self._progress.notify_all()
+            if self._closing:
+                return
+
+    def close(self) -> None:
+        """Let `run` finish what waits and return."""
+        self._closing = True
+        self._arrived.set()
+
+    async def _index(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> None:
+        ids = [instance.id for instance, _ in batch]
+        while (recorded := await self._record(ids, batch)) is None:
+            await asyncio.sleep(_RETRY)
+        self._admission.open("index")
+        spares = [i for i, r in zip(ids, recorded, strict=True) if r.fate is Fate.DUPLICATE]
+        if spares:
+            await self._syncer.run(lambda: self._unpublish(spares))
+
+    async def _record(self, ids: list[int], batch: list[tuple[Instance, Sequence[Leg]]]) -> list[Recorded] | None:
+        try:
+            await self._syncer.run(lambda: self._publish(ids))
+            return await self._store.record(batch)
+        except (OSError, StoreError) as e:
+            self._admission.close("index", f"{e} Objects already acknowledged are safe on disk.")
+            return None
+
+    def _publish(self, ids: list[int]) -> None:
+        for number in ids:
+            self._spool.publish(number)
+
+    def _unpublish(self, ids: list[int]) -> None:
+        for number in ids:
+            self._spool.unpublish(number)

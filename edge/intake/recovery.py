@@ -1,0 +1,135 @@
+"""What the last run left: parts that were answered, files without a row, rows without a file.
+
+Runs beside an open intake and touches only ids of earlier sessions. A part with a good seal and the right digest is
+indexed; one with a bad seal was never answered and goes. A good seal over other bytes may have been answered, so it is
+set aside and said, never dropped.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edge.dicom import part10
+from edge.dicom.header import read_header
+from edge.findings import Journal
+from edge.intake import seal as seals
+from edge.intake.index import Index
+from edge.intake.seal import BadSealError
+from edge.model import Instance, Kind
+from edge.routing import Leg
+from edge.spool import Spool, Syncer
+from edge.store import Store
+
+_CHUNK: Final = 1 << 20
+_BATCH: Final = 500
+
+
+class DamagedError(Exception):
+    """The seal is good and the dataset is not what it says."""
+
+
+class Recovery:
+    """One pass over the spool at start."""
+
+    def __init__(
+        self, spool: Spool, syncer: Syncer, store: Store, index: Index, journal: Journal, first_id: int
+    ) -> None:
+        self._spool = spool
+        self._syncer = syncer
+        self._store = store
+        self._index = index
+        self._journal = journal
+        self._first_id = first_id
+
+    async def run(self) -> None:
+        """Recover everything, then return."""
+        for number in await self._syncer.run(self._spool.waiting):
+            if number < self._first_id:
+                await self._part(number)
+        ids = self._earlier()
+        while batch := await self._syncer.run(lambda: list(islice(ids, _BATCH))):
+            known = await self._store.known(batch)
+            for number in batch:
+                if number not in known:
+                    await self._orphan(number)
+        await self._missing()
+
+    def _earlier(self) -> Iterator[int]:
+        return (number for number in self._spool.published() if number < self._first_id)
+
+    async def _part(self, number: int) -> None:
+        path = self._spool.part_path(number)
+        try:
+            instance, legs = await self._syncer.run(lambda: examine(path))
+        except (BadSealError, part10.NotPart10Error):
+            self._spool.discard(number)
+            return
+        except DamagedError as e:
+            why = msgspec.json.encode({"why": str(e)})
+            await self._syncer.run(lambda: self._spool.set_aside(number, why))
+            self._journal.note("QUARANTINED", "recovery", str(e))
+            return
+        await self._syncer.run(lambda: _sync(path))
+        await self._index.take(instance, legs)
+
+    async def _orphan(self, number: int) -> None:
+        path = self._spool.path(number)
+        try:
+            instance, legs = await self._syncer.run(lambda: examine(path))
+        except (BadSealError, part10.NotPart10Error, DamagedError) as e:
+            self._journal.note("ODD_OBJECT", "recovery", f"{path.name} has no row and {e}")
+            return
+        await self._index.take(instance, legs)
+
+    async def _missing(self) -> None:
+        last = 0
+        while batch := await self._store.stored_after(last, _BATCH):
+            last = batch[-1]
+            for number in await self._syncer.run(partial(self._without_file, batch)):
+                self._journal.note("LOST", "storage", f"object {number}")
+
+    def _without_file(self, ids: Iterable[int]) -> list[int]:
+        return [i for i in ids if i < self._first_id and not self._spool.path(i).exists()]
+
+
+def examine(path: Path) -> tuple[Instance, tuple[Leg, ...]]:
+    """Read a file's seal and check its dataset against it.
+
+    Raises `NotPart10Error`, `BadSealError`, and `DamagedError` where seal and dataset differ.
+    """
+    with path.open("rb") as file:
+        meta = part10.read_meta(file.read(_CHUNK))
+        seal = seals.decode(meta.private)
+        size = os.fstat(file.fileno()).st_size
+        if size != meta.offset + seal.length:
+            raise DamagedError(
+                f"{path.name} has {size - meta.offset} bytes of dataset where its seal says {seal.length}"
+            )
+        file.seek(meta.offset)
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+        if digest.digest() != seal.digest:
+            raise DamagedError(f"{path.name} is not what its seal says: the digest differs")
+
+        def read(offset: int, count: int) -> bytes:
+            return os.pread(file.fileno(), count, meta.offset + offset)
+
+        header = read_header(read, seal.length, meta.transfer_syntax_uid)
+    kind = Kind(meta.sop_class_uid, meta.transfer_syntax_uid)
+    return seals.instance(seal, kind, meta.sop_instance_uid, meta.offset, header), seal.legs
+
+
+def _sync(path: Path) -> None:
+    for name, flags in ((path, os.O_RDWR), (path.parent, os.O_RDONLY)):
+        fd = os.open(name, flags | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,60 @@
+"""C-STORE as SCP (PS3.4 B.2, PS3.7 9.1.1): a message in, a status out, nothing decided here.
+
+The answer is 0000 or a failure, never a warning: many modalities take a warning for a failure.
+"""
+
+from edge.dicom import command as dimse
+from edge.dicom import status
+from edge.dicom.acceptor import Peer
+from edge.dicom.association import Association, Discard, Message
+from edge.dicom.uids import valid_uid
+from edge.intake.door import Door, MismatchError, NoRoomError, RefusedError
+from edge.model import Kind, Source
+
+_LONGEST_UID = 64
+
+
+class StoreService:
+    """Serves C-STORE-RQ."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def __call__(self, association: Association, message: Message, peer: Peer, /) -> None:
+        """Receive one object and answer. Raises what `Association` raises when the peer goes away."""
+        code, comment = await self._receive(association, message, peer)
+        association.send_command(message.context.id, dimse.response(message.command, code, comment))
+
+    async def _receive(self, association: Association, message: Message, peer: Peer) -> tuple[int, str]:
+        command = message.command
+        if not command.has_dataset:
+            return status.CANNOT_UNDERSTAND, "C-STORE without a dataset"
+        if not (valid_uid(command.sop_class_uid) and _storable(command.sop_instance_uid)):
+            await association.receive_dataset(message, Discard())
+            return status.CANNOT_UNDERSTAND, "Affected SOP UIDs missing or malformed"
+        source = Source(door="dimse", calling=peer.calling, called=peer.called, address=peer.address)
+        kind = Kind(command.sop_class_uid, message.context.transfer_syntax)
+        try:
+            incoming = self._door.begin(kind, command.sop_instance_uid, source)
+        except NoRoomError as e:
+            await association.receive_dataset(message, Discard())
+            return status.OUT_OF_RESOURCES, str(e)
+        try:
+            await association.receive_dataset(message, incoming)
+        except BaseException:
+            self._door.discard(incoming)
+            raise
+        try:
+            await self._door.finish(incoming)
+        except NoRoomError as e:
+            return status.OUT_OF_RESOURCES, str(e)
+        except MismatchError as e:
+            return status.DATASET_MISMATCH, str(e)
+        except RefusedError as e:
+            return status.CANNOT_UNDERSTAND, str(e)
+        return status.SUCCESS, ""
+
+
+def _storable(uid: str) -> bool:
+    """Whether a SOP Instance UID can be kept as a value: vendors make odd ones, so only nonsense is refused."""
+    return 0 < len(uid) <= _LONGEST_UID and uid.isascii() and uid.isprintable()

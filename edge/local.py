@@ -1,0 +1,127 @@
+"""The command line's way to the running appliance: a socket in the storage path, mode 0600, one JSON line each way."""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from edge.control import VERBS, Control
+from edge.store import Choice, StoreError
+
+SOCKET: Final = "control.sock"
+_MOST: Final = 1 << 20
+_PATIENCE: Final = 30.0
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is asked."""
+
+    command: str
+    choice: Choice = Choice()
+    reason: str = ""
+    force: bool = False
+    who: str = "command line"
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What is answered: ``result`` of any shape, or ``error``, a sentence."""
+
+    result: Any = None
+    error: str = ""
+
+
+class NotRunningError(Exception):
+    """No appliance serves this storage path."""
+
+
+class LocalServer:
+    """Serves the socket."""
+
+    def __init__(
+        self,
+        storage: Path,
+        snapshot: Callable[[], Awaitable[object]],
+        control: Control,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+    ) -> None:
+        self._path = storage / SOCKET
+        self._snapshot = snapshot
+        self._control = control
+        self._spawn = spawn
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Start listening. Raises OSError."""
+        self._path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._accept, socket_address(self._path), limit=_MOST)
+        self._path.chmod(0o600)
+
+    def close(self) -> None:
+        """Stop listening and remove the socket."""
+        if self._server is not None:
+            self._server.close()
+        self._path.unlink(missing_ok=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._spawn(self._serve(reader, writer), "local request")
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                line = await reader.readline()
+                writer.write(msgspec.json.encode(await self._answer(line)) + b"\n")
+                await writer.drain()
+        except (TimeoutError, ConnectionError, ValueError):
+            pass  # the asker is gone, or sent no line
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes) -> Reply:
+        try:
+            request = msgspec.json.decode(line, type=Request)
+            if request.command == "status":
+                return Reply(result=await self._snapshot())
+            if request.command in VERBS:
+                number = await self._control.act(
+                    request.command,
+                    request.choice,
+                    who=request.who,
+                    reason=request.reason,
+                    force=request.force,
+                )
+                return Reply(result=number)
+        except (msgspec.DecodeError, StoreError) as e:
+            return Reply(error=str(e))
+        return Reply(error=f"{request.command!r} is no command of this version.")
+
+
+def socket_address(path: Path) -> str:
+    """Name the socket for the system, which takes no more than 107 bytes: by its folder's descriptor where longer."""
+    if len(os.fsencode(path)) <= 107:  # noqa: PLR2004 - sun_path of unix(7)
+        return str(path)
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    return f"/proc/self/fd/{fd}/{path.name}"
+
+
+async def ask(storage: Path, request: Request) -> Any:
+    """Ask the appliance on ``storage``. Raises `NotRunningError`, `StoreError` where it says no."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            reader, writer = await asyncio.open_unix_connection(socket_address(storage / SOCKET), limit=_MOST * 16)
+            try:
+                writer.write(msgspec.json.encode(request) + b"\n")
+                line = await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError) as e:
+        raise NotRunningError(f"No appliance answers on {storage}.") from e
+    if not line:
+        raise NotRunningError(f"The appliance on {storage} is stopping.")
+    reply = json.loads(line)
+    if reply["error"]:
+        raise StoreError(reply["error"])
+    return reply["result"]

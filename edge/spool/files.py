@@ -1,0 +1,136 @@
+"""Where the files lie and how they move: create, publish, set aside, scan.
+
+Renames within one file system are atomic, so a name in ``ready/`` always stands for a whole object.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from edge.spool.part import Part
+from edge.spool.sync import Syncer
+
+_SHARD_BITS: Final = 12
+_SHARDS: Final = 256
+
+
+class StorageError(Exception):
+    """The storage path cannot be used; the text says why and what to do."""
+
+
+class Spool:
+    """The files below ``root``."""
+
+    def __init__(self, root: Path, syncer: Syncer) -> None:
+        self.root = root
+        self.incoming = root / "spool" / "incoming"
+        self.ready = root / "spool" / "ready"
+        self.quarantine = root / "quarantine"
+        self._syncer = syncer
+        self._incoming_fd = -1
+
+    def open(self) -> None:
+        """Make the folders (0700). Raises `StorageError`."""
+        try:
+            for folder in (self.root, self.incoming, self.ready, self.quarantine):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for shard in range(_SHARDS):
+                (self.ready / f"{shard:02x}").mkdir(mode=0o700, exist_ok=True)
+            probe = self.incoming / ".probe"
+            probe.touch()
+            probe.unlink()
+            for folder in (self.ready, self.incoming, self.incoming.parent, self.root):
+                _sync_directory(folder)
+            self._incoming_fd = os.open(self.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as e:
+            raise StorageError(storage_trouble(self.root, e)) from e
+
+    def close(self) -> None:
+        """Let go of the folders."""
+        if self._incoming_fd >= 0:
+            os.close(self._incoming_fd)
+            self._incoming_fd = -1
+
+    def create(self, number: int, head: bytes, most: int) -> Part:
+        """Begin the object ``number``: ``head``, then at most ``most`` bytes. Raises OSError."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        fd = os.open(self._part(number), flags, 0o600)
+        return Part(fd, number, head, self._syncer, self._incoming_fd, most)
+
+    def discard(self, number: int) -> None:
+        """Unlink a part that was never answered, or is a spare."""
+        self._part(number).unlink(missing_ok=True)
+
+    def publish(self, number: int) -> None:
+        """Rename a sealed part to its place in ``ready/``; done already is fine. Raises OSError."""
+        try:
+            self._part(number).rename(self.path(number))
+        except FileNotFoundError:
+            if not self.path(number).exists():
+                raise
+
+    def unpublish(self, number: int) -> None:
+        """Unlink a published file; done already is fine."""
+        self.path(number).unlink(missing_ok=True)
+
+    def set_aside(self, number: int, why: bytes) -> None:
+        """Move a part into ``quarantine/`` with ``why`` (JSON) beside it. Raises OSError."""
+        (self.quarantine / f"{number}.json").write_bytes(why)
+        self._part(number).rename(self.quarantine / f"{number}.dcm")
+
+    def path(self, number: int) -> Path:
+        """Where the published object ``number`` lies."""
+        return self.ready / f"{(number >> _SHARD_BITS) % _SHARDS:02x}" / f"{number}.dcm"
+
+    def waiting(self) -> list[int]:
+        """Ids of every part in ``incoming/``, oldest first."""
+        return sorted(int(p.stem) for p in self.incoming.glob("*.part") if p.stem.isdecimal())
+
+    def part_path(self, number: int) -> Path:
+        """Where the part ``number`` lies."""
+        return self._part(number)
+
+    def published(self) -> Iterator[int]:
+        """Ids of every file in ``ready/``, shard by shard."""
+        for shard in range(_SHARDS):
+            with os.scandir(self.ready / f"{shard:02x}") as entries:
+                for entry in entries:
+                    stem, _, suffix = entry.name.partition(".")
+                    if suffix == "dcm" and stem.isdecimal():
+                        yield int(stem)
+
+    def free_bytes(self) -> int:
+        """Bytes free to us."""
+        at = os.statvfs(self.incoming)
+        return at.f_bavail * at.f_frsize
+
+    def total_bytes(self) -> int:
+        """Bytes of the whole file system."""
+        at = os.statvfs(self.incoming)
+        return at.f_blocks * at.f_frsize
+
+    def _part(self, number: int) -> Path:
+        return self.incoming / f"{number}.part"
+
+
+def _sync_directory(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def storage_trouble(path: Path, error: OSError) -> str:
+    """Say in a sentence why ``path`` cannot be used and what to do."""
+    advice = {
+        errno.EACCES: "give this user the right to write there, or set storage.path elsewhere",
+        errno.EPERM: "give this user the right to write there, or set storage.path elsewhere",
+        errno.EROFS: "the file system is read-only: check the card, then mount it read-write",
+        errno.ENOSPC: "the disk is full: make room, or set storage.path to a larger disk",
+        errno.ENOTDIR: "a part of the path is a file: set storage.path to a folder",
+        errno.EEXIST: "a part of the path is a file: set storage.path to a folder",
+    }.get(error.errno or 0, "check the disk and storage.path")
+    return f"The storage path {path} cannot be used: {error.strerror or error}; {advice}."

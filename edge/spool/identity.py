@@ -1,0 +1,71 @@
+"""What the box must never forget or repeat: its own id, and numbers that are used once.
+
+``identity/device`` is made once. ``identity/session`` counts the starts and is synced before its value is used; ids of
+objects are the session's block of 2^20 numbers, so they grow, sort by arrival and never come twice, whatever becomes of
+the database.
+"""
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+BLOCK_BITS: Final = 20
+
+
+class Identity:
+    """The numbers below ``root``/identity. Not shared between processes: the holder of the storage lock owns it."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "identity"
+        self.device = ""
+        self.session = 0
+        self.first_id = 0
+        self._next = 0
+        self._end = 0
+
+    def open(self, highest: Callable[[], int]) -> None:
+        """Count one start. ``highest`` finds the highest object id there is, for a count that was lost. Raises OSError."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.device = self._read("device")
+        if not self.device:
+            self.device = uuid.uuid4().hex
+            self._write("device", self.device)
+        self._new_block(0 if self._read("session").isdecimal() else highest() >> BLOCK_BITS)
+        self.session = self._next >> BLOCK_BITS
+        self.first_id = self._next
+
+    def next_id(self) -> int:
+        """Return the next object id. Raises OSError where a new block is needed and cannot be written."""
+        if self._next == self._end:
+            self._new_block(0)
+        number = self._next
+        self._next += 1
+        return number
+
+    def _new_block(self, at_least: int) -> None:
+        text = self._read("session")
+        block = max(int(text) if text.isdecimal() else 0, at_least) + 1
+        self._write("session", str(block))
+        self._next = block << BLOCK_BITS
+        self._end = (block + 1) << BLOCK_BITS
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self._folder / name).read_text("ascii").strip()
+        except (FileNotFoundError, UnicodeDecodeError):
+            return ""
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self._folder / f"{name}.new"
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._folder / name)
+        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,1 @@
+"""One snapshot of everything, and the light that follows from it."""

@@ -1,0 +1,186 @@
+"""Collecting the snapshot from store, spool and board. Reads only; nothing that observes can hold up the flow."""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+from edge import __version__
+from edge.board import Board, DestinationGauge
+from edge.clock import Clock, iso
+from edge.config import Config
+from edge.findings import CODES, Finding, Journal
+from edge.snapshot import (
+    ClockStatus,
+    Destination,
+    Device,
+    FindingStatus,
+    Intake,
+    Problem,
+    Queue,
+    Snapshot,
+    Storage,
+)
+from edge.states import WAITING, DeliveryState
+from edge.status.lights import Facts, light
+from edge.store import Reading, Tally
+
+_NONE: Final = Tally()
+
+
+class Collector:
+    """Takes snapshots of a running appliance."""
+
+    def __init__(
+        self,
+        config: Config,
+        device_id: str,
+        reading: Reading,
+        board: Board,
+        journal: Journal,
+        clock: Clock,
+        free: Callable[[], int],
+        reserve: int,
+    ) -> None:
+        self._config = config
+        self._device = Device(id=device_id, name=config.device.name, site=config.device.site, version=__version__)
+        self._reading = reading
+        self._board = board
+        self._journal = journal
+        self._clock = clock
+        self._free = free
+        self._reserve = reserve
+        self._began = clock.monotonic()
+
+    async def snapshot(self) -> Snapshot:
+        """Take the whole status now. Raises `StoreError`."""
+        board, clock = self._board, self._clock
+        tallies = await self._reading.tallies()
+        self._follow(tallies)
+        destinations = [
+            destination_status(name, tallies, board.destinations.get(name)) for name in names(self._config, tallies)
+        ]
+        findings = [finding_status(f) for f in self._journal.open()]
+        intake = Intake(
+            open=board.intake_open,
+            associations=board.associations,
+            instances=board.instances,
+            bytes=board.bytes,
+            refused=board.refused,
+            last_at=None if board.last_at is None else iso(board.last_at),
+        )
+        free = self._free()
+        moving = board.associations > 0 or any(d.sending for d in destinations)
+        return Snapshot(
+            taken_at=iso(clock.now()),
+            device=self._device,
+            light=light(
+                Facts(
+                    starting=board.intake_closed_because == "starting",
+                    intake=intake,
+                    destinations=destinations,
+                    findings=findings,
+                    moving=moving,
+                )
+            ),
+            intake=intake,
+            queue=await queue_status(self._reading, tallies, clock),
+            destinations=destinations,
+            storage=Storage(free_bytes=free, reserve_bytes=self._reserve, autonomy_seconds=self._autonomy(free)),
+            clock=ClockStatus(trusted=clock.trusted()),
+            findings=findings,
+        )
+
+    def _autonomy(self, free: int) -> int | None:
+        """How long the room lasts at the rate since the start, for boxes that have run a while."""
+        ran = self._clock.monotonic() - self._began
+        if not self._board.bytes or ran <= 0:
+            return None
+        return int(max(0, free - self._reserve) / (self._board.bytes / ran))
+
+    def _follow(self, tallies: Mapping[tuple[str, str], Tally]) -> None:
+        """Close the finding on held deliveries where a person has dealt with all of them."""
+        for finding in self._journal.open():
+            if finding.code == "DELIVERIES_HELD":
+                name = finding.component.partition(".")[2]
+                if not tallies.get((name, DeliveryState.HELD), _NONE).instances:
+                    self._journal.clear(finding.code, finding.component)
+
+
+async def stopped(config: Config, reading: Reading, clock: Clock, free: int, reserve: int) -> Snapshot:
+    """Tell what the store of an appliance that does not run says."""
+    tallies = await reading.tallies()
+    destinations = [destination_status(n, tallies, None) for n in names(config, tallies)]
+    code = CODES["NOT_RUNNING"]
+    finding = FindingStatus(
+        code=code.name,
+        severity=code.severity,
+        component="service",
+        since=iso(clock.now()),
+        count=1,
+        text=code.text,
+        advice=code.advice,
+    )
+    intake = Intake(open=False, associations=0, instances=0, bytes=0, refused=0, last_at=None)
+    facts = Facts(starting=False, intake=intake, destinations=destinations, findings=[finding], moving=False)
+    return Snapshot(
+        taken_at=iso(clock.now()),
+        device=Device(id="", name=config.device.name, site=config.device.site, version=__version__),
+        light=light(facts),
+        intake=intake,
+        queue=await queue_status(reading, tallies, clock),
+        destinations=destinations,
+        storage=Storage(free_bytes=free, reserve_bytes=reserve, autonomy_seconds=None),
+        clock=ClockStatus(trusted=clock.trusted()),
+        findings=[finding],
+    )
+
+
+def names(config: Config, tallies: Mapping[tuple[str, str], Tally]) -> list[str]:
+    """Every destination of the configuration, then those that only the store still knows."""
+    configured = [d.name for d in config.destination]
+    return configured + sorted({name for name, _ in tallies if name} - set(configured))
+
+
+async def queue_status(reading: Reading, tallies: Mapping[tuple[str, str], Tally], clock: Clock) -> Queue:
+    """What is owed in all."""
+    owed = tallies.get(("", "owed"), _NONE)
+    oldest = await reading.oldest_owed() if owed.instances else None
+    age = 0 if oldest is None else max(0, int(clock.now() - oldest))
+    return Queue(instances=owed.instances, bytes=owed.bytes, oldest_seconds=age)
+
+
+def destination_status(
+    name: str, tallies: Mapping[tuple[str, str], Tally], gauge: DestinationGauge | None
+) -> Destination:
+    """One destination from its tallies and, where the appliance runs, its gauge."""
+    counts = {str(s): tallies.get((name, s), _NONE).instances for s in DeliveryState}
+    rate = gauge.rate.per_second() if gauge else 0.0
+    waiting = sum(tallies.get((name, s), _NONE).bytes for s in WAITING)
+    problem = Problem(code=gauge.problem_code, text=gauge.problem_text) if gauge and gauge.problem_code else None
+    state: Literal["up", "down", "paused"] = "up"
+    if gauge is None or problem is not None:
+        state = "down"
+    if gauge is not None and gauge.paused:
+        state = "paused"
+    last = gauge.last_success_at if gauge else None
+    return Destination(
+        name=name,
+        state=state,
+        **counts,
+        rate_bytes_per_second=int(rate),
+        drain_seconds=int(waiting / rate) if waiting and rate >= 1 else None,
+        last_success_at=None if last is None else iso(last),
+        problem=problem,
+    )
+
+
+def finding_status(finding: Finding) -> FindingStatus:
+    """Show a finding."""
+    return FindingStatus(
+        code=finding.code,
+        severity=finding.severity,
+        component=finding.component,
+        since=iso(finding.since),
+        count=finding.count,
+        text=finding.text,
+        advice=finding.advice,
+    )

@@ -1,0 +1,114 @@
+"""The one writer: works in, one synced transaction a batch, results out.
+
+A work is a function of the raw connection. What queued while the last batch ran goes together; when idle, at
+once. Each work has a savepoint, so one that fails takes nothing of its neighbours with it; an error of the database
+itself fails the whole batch. Callers get their result after the COMMIT, never before.
+"""
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from edge.store.connection import Connection, StoreError
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+_MOST: Final = 256
+"""Works in one transaction."""
+_CHECKPOINT_CHANGES: Final = 3000
+_CHECKPOINT_BATCHES: Final = 300
+"""Rows changed, or transactions, after which the write-ahead log is written back: it stays within about 30 MB."""
+
+
+class Committer:
+    """Runs until cancelled; what is queued then fails with `StoreError`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._queue: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
+        self._arrived = asyncio.Event()
+        self._closed = False
+        self._batches = 0
+        self._changes = 0
+
+    async def commit(self, work: Work[T]) -> T:
+        """Run ``work`` in the next transaction and return its result once that is on stable storage.
+
+        Raises what ``work`` raises, and `StoreError` where the database fails or is closed.
+        """
+        if self._closed:
+            raise StoreError("The database is closed.")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.append((work, future))
+        self._arrived.set()
+        # shielded: a caller that goes away does not undo what others share a transaction with
+        return await asyncio.shield(future)
+
+    async def run(self) -> None:
+        """Serve until `close` was called and the queue is empty."""
+        while not (self._closed and not self._queue):
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                await self._batch()
+
+    def close(self) -> None:
+        """Take no more; let `run` finish what is queued and return."""
+        self._closed = True
+        self._arrived.set()
+
+    async def _batch(self) -> None:
+        batch = [self._queue.popleft() for _ in range(min(_MOST, len(self._queue)))]
+        works = [work for work, _ in batch]
+        try:
+            outcomes = await self._connection.run(lambda raw: self._transact(raw, works))
+        except sqlite3.Error as e:
+            failure = StoreError(f"The database could not be written: {e}.")
+            failure.__cause__ = e
+            outcomes = [(None, failure) for _ in batch]
+        for (_, future), (result, error) in zip(batch, outcomes, strict=True):
+            if future.done():
+                continue
+            if error is not None:
+                future.set_exception(error)
+                future.exception()  # seen here, in case its caller is gone
+            else:
+                future.set_result(result)
+
+    # in the connection's thread
+
+    def _transact(self, raw: sqlite3.Connection, works: list[Work[Any]]) -> list[tuple[Any, Exception | None]]:
+        outcomes: list[tuple[Any, Exception | None]] = []
+        raw.execute("BEGIN IMMEDIATE")
+        try:
+            for work in works:
+                raw.execute("SAVEPOINT work")
+                try:
+                    outcomes.append((work(raw), None))
+                except sqlite3.IntegrityError as e:
+                    raw.execute("ROLLBACK TO work")
+                    outcomes.append((None, StoreError(f"The store refused it: {e}.")))
+                except sqlite3.Error:
+                    raise  # the database's own trouble is everybody's
+                except Exception as e:  # noqa: BLE001 - one caller's fault must not fail its neighbours
+                    raw.execute("ROLLBACK TO work")
+                    outcomes.append((None, e))
+                raw.execute("RELEASE work")
+            raw.execute("COMMIT")
+        except BaseException:
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
+            raise
+        self._checkpoint(raw)
+        return outcomes
+
+    def _checkpoint(self, raw: sqlite3.Connection) -> None:
+        """Write the log back when it is long; between batches, so alone with the readers."""
+        self._batches += 1
+        changed = raw.total_changes - self._changes
+        if changed >= _CHECKPOINT_CHANGES or self._batches >= _CHECKPOINT_BATCHES:
+            raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._batches, self._changes = 0, raw.total_changes

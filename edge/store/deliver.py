@@ -1,0 +1,131 @@
+"""The dispatcher's side: claim, settle, ripen, give back. Every move is compare-and-set along the state table."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edge.model import Kind
+from edge.states import DeliveryState, may_move
+from edge.store.connection import StoreError
+from edge.store.trail import Mark, write
+
+
+class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+    """A claimed delivery, with all that a transport needs to send it."""
+
+    delivery: int
+    instance: int
+    kind: Kind
+    sop_instance_uid: str
+    length: int
+    offset: int
+    digest: bytes
+    calling: str
+    strikes: int
+    path: Path
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of one claimed delivery."""
+
+    delivery: int
+    instance: int
+    destination: str
+    state: DeliveryState
+    code: str = ""
+    detail: str = ""
+    not_before: float | None = None
+    """Monotonic time of this process before which it is not claimed again."""
+    strikes: int = 0
+    attempted: bool = True
+    """Whether anything was sent, so that the trail tells of it."""
+
+
+_CLAIM: Final = """UPDATE delivery SET state = 'sending', session = ?1, attempts = attempts + 1, changed_at = ?2
+    WHERE id IN (SELECT id FROM delivery WHERE destination = ?3 AND state = 'queued'
+        AND not_before IS NULL AND behind IS NULL ORDER BY priority, id LIMIT ?4)
+    RETURNING id, instance, strikes, priority"""
+_PARCEL: Final = """SELECT sop_class_uid, transfer_syntax_uid, sop_instance_uid, length, offset, digest, calling
+    FROM instance WHERE id = ?"""
+_SETTLE: Final = """UPDATE delivery SET state = ?1, session = NULL, code = ?2, detail = ?3, not_before = ?4,
+    strikes = ?5, changed_at = ?6, attempts = attempts - ?7
+    WHERE id = ?8 AND state = 'sending' AND session = ?9"""
+_FOLLOW: Final = "UPDATE delivery SET behind = NULL WHERE behind = ?"
+
+
+def claim(
+    raw: sqlite3.Connection, destination: str, most: int, session: int, now: float
+) -> list[tuple[int, int, int, Kind, str, int, int, bytes, str]]:
+    """Claim the next ``most`` deliveries to ``destination``, in order of priority, then arrival."""
+    claimed = raw.execute(_CLAIM, (session, now, destination, most)).fetchall()
+    claimed.sort(key=lambda row: (row[3], row[0]))
+    rows = []
+    for delivery, instance, strikes, _ in claimed:
+        sop_class, syntax, uid, length, offset, digest, calling = raw.execute(_PARCEL, (instance,)).fetchone()
+        rows.append((delivery, instance, strikes, Kind(sop_class, syntax), uid, length, offset, digest, calling))
+    return rows
+
+
+def settle(
+    raw: sqlite3.Connection, settlements: Sequence[Settlement], session: int, now: float, *, trusted: bool
+) -> None:
+    """Record outcomes of what this session claimed. Raises `StoreError` where one is not ours to settle."""
+    for s in settlements:
+        if not may_move(DeliveryState.SENDING, s.state):
+            raise StoreError(f"A delivery cannot go from sending to {s.state}.")
+        changed = raw.execute(
+            _SETTLE,
+            (s.state, s.code, s.detail, s.not_before, s.strikes, now, not s.attempted, s.delivery, session),
+        ).rowcount
+        if changed != 1:
+            raise StoreError(f"Delivery {s.delivery} is not being sent by this session.")
+        if s.state is not DeliveryState.QUEUED:
+            raw.execute(_FOLLOW, (s.delivery,))
+    write(
+        raw,
+        [
+            Mark(
+                instance=s.instance,
+                destination=s.destination,
+                at=now,
+                clock_trusted=trusted,
+                event="attempted" if s.state is DeliveryState.QUEUED else str(s.state),
+                code=s.code,
+                detail=s.detail,
+            )
+            for s in settlements
+            if s.attempted
+        ],
+    )
+
+
+def ripen(raw: sqlite3.Connection, monotonic: float) -> list[str]:
+    """Let what has waited long enough be claimed; the destinations concerned."""
+    rows = raw.execute(
+        """UPDATE delivery SET not_before = NULL WHERE state = 'queued' AND not_before <= ? RETURNING destination""",
+        (monotonic,),
+    ).fetchall()
+    return sorted({row[0] for row in rows})
+
+
+def recover(raw: sqlite3.Connection, session: int, ripe_at: float) -> int:
+    """At start: give back what an earlier session was sending, and let what waited ripen at ``ripe_at``. The number."""
+    raw.execute("UPDATE delivery SET not_before = ? WHERE state = 'queued' AND not_before IS NOT NULL", (ripe_at,))
+    return raw.execute(
+        "UPDATE delivery SET state = 'queued', session = NULL WHERE state = 'sending' AND session <> ?",
+        (session,),
+    ).rowcount
+
+
+def upcoming(raw: sqlite3.Connection, destination: str, most: int) -> list[Kind]:
+    """Return the kinds among the next ``most`` deliveries that can be claimed, each once, in order of need."""
+    rows = raw.execute(
+        """SELECT i.sop_class_uid, i.transfer_syntax_uid FROM
+            (SELECT instance FROM delivery WHERE destination = ? AND state = 'queued' AND not_before IS NULL
+             AND behind IS NULL ORDER BY priority, id LIMIT ?) d JOIN instance i ON i.id = d.instance""",
+        (destination, most),
+    )
+    return list(dict.fromkeys(Kind(*row) for row in rows))

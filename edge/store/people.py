@@ -1,0 +1,98 @@
+"""What people decide: hold, release, cancel, retry. Committed before anybody is told that it is done."""
+
+import sqlite3
+from typing import Final
+
+import msgspec
+
+from edge.states import DeliveryState, sources
+from edge.store.connection import StoreError
+from edge.store.trail import Mark, write
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which deliveries are meant: those to which every given part applies."""
+
+    destination: str = ""
+    uid: str = ""
+    """SOP Instance UID, Series Instance UID, Study Instance UID, accession number, or the id of an instance."""
+    delivery: int | None = None
+
+
+INSTANCES: Final = """SELECT id FROM instance WHERE sop_instance_uid = ? OR series_uid = ? OR CAST(id AS TEXT) = ?
+    UNION SELECT i.id FROM instance i JOIN study s ON s.id = i.study WHERE s.uid = ? OR s.accession = ?"""
+"""Instances by any name a person may have for them: five times the same value."""
+
+_VERBS: Final[dict[str, tuple[DeliveryState, tuple[DeliveryState, ...]]]] = {
+    # verb: (state to reach, states it is reached from by this verb)
+    "hold": (DeliveryState.HELD, (DeliveryState.QUEUED,)),
+    "release": (DeliveryState.QUEUED, (DeliveryState.HELD,)),
+    "cancel": (DeliveryState.CANCELLED, (DeliveryState.QUEUED, DeliveryState.HELD)),
+    "resend": (
+        DeliveryState.QUEUED,
+        (DeliveryState.ACCEPTED, DeliveryState.VERIFIED, DeliveryState.CANCELLED, DeliveryState.DECLINED),
+    ),
+}
+_EVENTS: Final = {"hold": "held", "release": "released", "cancel": "cancelled", "resend": "resend"}
+
+
+def decide(
+    raw: sqlite3.Connection, verb: str, choice: Choice, *, who: str, reason: str, now: float, trusted: bool
+) -> int:
+    """Apply ``verb`` to the deliveries chosen; the number moved. Raises `StoreError` for an unknown verb."""
+    if verb not in _VERBS:
+        raise StoreError(f"{verb!r} is nothing that can be done to a delivery.")
+    new, olds = _VERBS[verb]
+    if not set(olds) <= set(sources(new)):
+        raise StoreError(f"{verb!r} is against the state table.")
+    where, values = condition(choice)
+    marks = ", ".join("?" * len(olds))
+    rows = raw.execute(
+        f"""UPDATE delivery SET state = ?, not_before = NULL, behind = NULL, strikes = 0, code = ?, detail = ?,
+            changed_at = ? WHERE state IN ({marks}) AND {where} RETURNING id, instance, destination""",
+        (new, _EVENTS[verb].upper(), reason, now, *olds, *values),
+    ).fetchall()
+    if new is not DeliveryState.QUEUED:
+        raw.executemany("UPDATE delivery SET behind = NULL WHERE behind = ?", [(row[0],) for row in rows])
+    write(
+        raw,
+        [
+            Mark(
+                instance=instance,
+                destination=destination,
+                at=now,
+                clock_trusted=trusted,
+                event=_EVENTS[verb],
+                code=who,
+                detail=reason,
+            )
+            for _, instance, destination in rows
+        ],
+    )
+    return len(rows)
+
+
+def hasten(raw: sqlite3.Connection, choice: Choice) -> int:
+    """Let what waits for its time be claimed now; the number of deliveries chosen that are queued."""
+    where, values = condition(choice)
+    raw.execute(
+        f"UPDATE delivery SET not_before = NULL, strikes = 0 WHERE state = 'queued' AND not_before IS NOT NULL AND {where}",
+        values,
+    )
+    return int(raw.execute(f"SELECT count(*) FROM delivery WHERE state = 'queued' AND {where}", values).fetchone()[0])
+
+
+def condition(choice: Choice) -> tuple[str, tuple[object, ...]]:
+    """Write ``choice`` as an SQL condition on delivery, with its values."""
+    parts: list[str] = []
+    values: list[object] = []
+    if choice.destination:
+        parts.append("destination = ?")
+        values.append(choice.destination)
+    if choice.delivery is not None:
+        parts.append("id = ?")
+        values.append(choice.delivery)
+    if choice.uid:
+        parts.append(f"instance IN ({INSTANCES})")
+        values += [choice.uid] * INSTANCES.count("?")
+    return " AND ".join(parts) or "1", tuple(values)

@@ -1,0 +1,182 @@
+"""Questions to the store, on a connection that cannot write: what status, queue and trace tell."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from edge.states import DeliveryState
+from edge.store.connection import FILE, Connection, StoreError, open_reader
+from edge.store.people import INSTANCES, Choice, condition
+
+T = TypeVar("T")
+_MOST_ROWS: Final = 10_000
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """How many instances, and how many bytes."""
+
+    instances: int = 0
+    bytes: int = 0
+
+
+class DeliveryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the queue."""
+
+    id: int
+    instance: int
+    destination: str
+    state: str
+    sop_instance_uid: str
+    study_uid: str
+    modality: str
+    bytes: int
+    attempts: int
+    code: str
+    detail: str
+    changed_at: float
+
+
+class TrailRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of an instance."""
+
+    at: float
+    clock_trusted: bool
+    event: str
+    destination: str
+    code: str
+    detail: str
+
+
+class InstanceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance, with its deliveries and its trail: the receipt."""
+
+    id: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_uid: str
+    series_uid: str
+    accession: str
+    modality: str
+    sha256: str
+    bytes: int
+    state: str
+    received_at: float
+    calling: str
+    address: str
+    deliveries: list[DeliveryRow]
+    trail: list[TrailRow]
+
+
+_DELIVERIES: Final = """SELECT d.id, d.instance, d.destination, d.state, i.sop_instance_uid, s.uid, i.modality, d.bytes,
+    d.attempts, d.code, d.detail, d.changed_at
+    FROM delivery d JOIN instance i ON i.id = d.instance JOIN study s ON s.id = i.study"""
+_INSTANCES: Final = f"""SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, s.uid, i.series_uid,
+    s.accession, i.modality, i.digest, i.length, i.state, i.received_at, i.calling, i.address
+    FROM instance i JOIN study s ON s.id = i.study WHERE i.id IN ({INSTANCES}) ORDER BY i.id LIMIT {_MOST_ROWS}"""
+
+
+class Reading:
+    """The read-only connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, storage: Path) -> "Reading":
+        """Open the store below ``storage``, whether or not an appliance runs on it. Raises `StoreError`."""
+        folder = storage / "db"
+        if not (folder / FILE).exists():
+            raise StoreError(f"There is no store in {folder}: no appliance has run on this storage path yet.")
+        try:
+            return cls(await open_reader(folder))
+        except sqlite3.Error as e:
+            raise StoreError(f"The store in {folder} cannot be read: {e}.") from e
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+    async def tallies(self) -> dict[tuple[str, str], Tally]:
+        """Return deliveries by (destination, state); ('', 'owed') is what is still owed, by instance."""
+
+        def work(raw: sqlite3.Connection) -> dict[tuple[str, str], Tally]:
+            rows = raw.execute("SELECT destination, state, instances, bytes FROM tally")
+            return {(d, s): Tally(n, b) for d, s, n, b in rows}
+
+        return await self.run(work)
+
+    async def oldest_owed(self) -> float | None:
+        """Wall time at which the oldest instance was received that some destination still lacks."""
+
+        def work(raw: sqlite3.Connection) -> float | None:
+            row = raw.execute("SELECT received_at FROM instance WHERE owed > 0 ORDER BY id LIMIT 1").fetchone()
+            return float(row[0]) if row else None
+
+        return await self.run(work)
+
+    async def queue(
+        self, *, destination: str = "", state: DeliveryState | None = None, most: int = _MOST_ROWS
+    ) -> list[DeliveryRow]:
+        """List deliveries, oldest first. Without ``state``: those that the destination does not have yet."""
+        states = [state] if state else [DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.HELD]
+        where, values = condition(Choice(destination=destination))
+        where = where.replace("destination", "d.destination")
+        marks = ", ".join("?" * len(states))
+
+        def work(raw: sqlite3.Connection) -> list[DeliveryRow]:
+            return list(
+                _delivery_rows(
+                    raw.execute(
+                        f"{_DELIVERIES} WHERE d.state IN ({marks}) AND {where} ORDER BY d.id LIMIT ?",
+                        (*states, *values, most),
+                    )
+                )
+            )
+
+        return await self.run(work)
+
+    async def trace(self, uid: str) -> list[InstanceRow]:
+        """Return every instance that ``uid`` may mean, each with its deliveries and trail, in order of arrival."""
+
+        def work(raw: sqlite3.Connection) -> list[InstanceRow]:
+            found = raw.execute(_INSTANCES, (uid,) * INSTANCES.count("?")).fetchall()
+            return [_instance_row(raw, row) for row in found]
+
+        return await self.run(work)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work`` on the connection. Raises `StoreError`."""
+        try:
+            return await self._connection.run(work)
+        except sqlite3.Error as e:
+            raise StoreError(f"The database could not be read: {e}.") from e
+
+
+def _instance_row(raw: sqlite3.Connection, row: tuple[object, ...]) -> InstanceRow:
+    names = InstanceRow.__struct_fields__
+    values = dict(zip(names, row, strict=False))
+    digest = values["sha256"]
+    deliveries = raw.execute(f"{_DELIVERIES} WHERE d.instance = ? ORDER BY d.id", (values["id"],))
+    trail = raw.execute(
+        "SELECT at, clock_trusted, event, destination, code, detail FROM trail WHERE instance = ? ORDER BY seq",
+        (values["id"],),
+    )
+    values |= {
+        "sha256": digest.hex() if isinstance(digest, bytes) else "",
+        "deliveries": list(_delivery_rows(deliveries)),
+        "trail": [
+            TrailRow(at=at, clock_trusted=bool(trusted), event=event, destination=dest, code=code, detail=detail)
+            for at, trusted, event, dest, code, detail in trail
+        ],
+    }
+    return msgspec.convert(values, InstanceRow)
+
+
+def _delivery_rows(rows: sqlite3.Cursor) -> Iterator[DeliveryRow]:
+    names = DeliveryRow.__struct_fields__
+    for row in rows:
+        yield msgspec.convert(dict(zip(names, row, strict=True)), DeliveryRow)

@@ -1,0 +1,142 @@
+"""The schema and its forward-only migrations.
+
+A migration is a tuple of statements, run one by one in one transaction with the new ``user_version``. It never rewrites
+a table, and version N-1 of the program must still accept, claim, settle and retain on what it leaves.
+"""
+
+import sqlite3
+from typing import Final
+
+from edge.states import WAITING, DeliveryState
+from edge.store.connection import StoreError
+
+_STATES: Final = ", ".join(f"'{state}'" for state in DeliveryState)
+_WAITING: Final = ", ".join(f"'{state}'" for state in DeliveryState if state in WAITING)
+
+_FIRST: Final = (
+    """CREATE TABLE study (
+        id INTEGER PRIMARY KEY,
+        uid TEXT NOT NULL UNIQUE,
+        patient_id TEXT NOT NULL,
+        patient_name TEXT NOT NULL,
+        accession TEXT NOT NULL,
+        date TEXT NOT NULL,
+        description TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TABLE instance (
+        id INTEGER PRIMARY KEY,
+        study INTEGER NOT NULL REFERENCES study,
+        sop_instance_uid TEXT NOT NULL,
+        sop_class_uid TEXT NOT NULL,
+        transfer_syntax_uid TEXT NOT NULL,
+        digest BLOB NOT NULL CHECK (length(digest) = 32),
+        length INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        series_uid TEXT NOT NULL,
+        modality TEXT NOT NULL,
+        series_number TEXT NOT NULL,
+        series_description TEXT NOT NULL,
+        instance_number TEXT NOT NULL,
+        door TEXT NOT NULL,
+        calling TEXT NOT NULL,
+        called TEXT NOT NULL,
+        address TEXT NOT NULL,
+        received_at REAL NOT NULL,
+        clock_trusted INTEGER NOT NULL CHECK (clock_trusted IN (0, 1)),
+        state TEXT NOT NULL DEFAULT 'stored' CHECK (state IN ('stored', 'lost', 'quarantined', 'expired')),
+        owed INTEGER NOT NULL CHECK (owed >= 0)
+    ) STRICT""",
+    "CREATE INDEX instance_by_uid ON instance (sop_instance_uid)",
+    "CREATE INDEX instance_by_study ON instance (study)",
+    "CREATE INDEX instance_owed ON instance (id) WHERE owed > 0",
+    f"""CREATE TABLE delivery (
+        id INTEGER PRIMARY KEY,
+        instance INTEGER NOT NULL REFERENCES instance,
+        destination TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ({_STATES})),
+        priority INTEGER NOT NULL,
+        needs_proof INTEGER NOT NULL CHECK (needs_proof IN (0, 1)),
+        bytes INTEGER NOT NULL,
+        not_before REAL,
+        behind INTEGER REFERENCES delivery,
+        session INTEGER,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        strikes INTEGER NOT NULL DEFAULT 0,
+        code TEXT NOT NULL DEFAULT '',
+        detail TEXT NOT NULL DEFAULT '',
+        changed_at REAL NOT NULL,
+        UNIQUE (instance, destination),
+        CHECK ((state = 'sending') = (session IS NOT NULL))
+    ) STRICT""",
+    """CREATE INDEX delivery_claim ON delivery (destination, priority, id)
+        WHERE state = 'queued' AND not_before IS NULL AND behind IS NULL""",
+    "CREATE INDEX delivery_ripen ON delivery (not_before) WHERE state = 'queued' AND not_before IS NOT NULL",
+    "CREATE INDEX delivery_behind ON delivery (behind) WHERE behind IS NOT NULL",
+    "CREATE INDEX delivery_sending ON delivery (session) WHERE state = 'sending'",
+    "CREATE INDEX delivery_held ON delivery (destination) WHERE state = 'held'",
+    """CREATE TABLE trail (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        instance INTEGER NOT NULL,
+        destination TEXT NOT NULL,
+        at REAL NOT NULL,
+        clock_trusted INTEGER NOT NULL,
+        event TEXT NOT NULL,
+        code TEXT NOT NULL,
+        detail TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX trail_by_instance ON trail (instance)",
+    # counters are kept, not counted: one row a destination and state, and '' for what is owed in all
+    """CREATE TABLE tally (
+        destination TEXT NOT NULL,
+        state TEXT NOT NULL,
+        instances INTEGER NOT NULL CHECK (instances >= 0),
+        bytes INTEGER NOT NULL CHECK (bytes >= 0),
+        PRIMARY KEY (destination, state)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TRIGGER delivery_made AFTER INSERT ON delivery BEGIN
+        INSERT INTO tally VALUES (NEW.destination, NEW.state, 1, NEW.bytes)
+            ON CONFLICT DO UPDATE SET instances = instances + 1, bytes = bytes + excluded.bytes;
+    END""",
+    f"""CREATE TRIGGER delivery_moved AFTER UPDATE OF state ON delivery WHEN OLD.state <> NEW.state BEGIN
+        UPDATE tally SET instances = instances - 1, bytes = bytes - OLD.bytes
+            WHERE destination = OLD.destination AND state = OLD.state;
+        INSERT INTO tally VALUES (NEW.destination, NEW.state, 1, NEW.bytes)
+            ON CONFLICT DO UPDATE SET instances = instances + 1, bytes = bytes + excluded.bytes;
+        UPDATE instance SET owed = owed + (NEW.state IN ({_WAITING})) - (OLD.state IN ({_WAITING}))
+            WHERE id = NEW.instance AND (NEW.state IN ({_WAITING})) <> (OLD.state IN ({_WAITING}));
+    END""",
+    """CREATE TRIGGER instance_made AFTER INSERT ON instance WHEN NEW.owed > 0 BEGIN
+        INSERT INTO tally VALUES ('', 'owed', 1, NEW.length)
+            ON CONFLICT DO UPDATE SET instances = instances + 1, bytes = bytes + excluded.bytes;
+    END""",
+    """CREATE TRIGGER instance_owed AFTER UPDATE OF owed ON instance WHEN (OLD.owed > 0) <> (NEW.owed > 0) BEGIN
+        INSERT INTO tally VALUES ('', 'owed', 0, 0) ON CONFLICT DO NOTHING;
+        UPDATE tally SET instances = instances + iif(NEW.owed > 0, 1, -1),
+            bytes = bytes + iif(NEW.owed > 0, NEW.length, -NEW.length)
+            WHERE destination = '' AND state = 'owed';
+    END""",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST,)
+"""Migration i leads from version i to version i + 1."""
+VERSION: Final = len(MIGRATIONS)
+
+
+def migrate(connection: sqlite3.Connection, target: int = VERSION) -> None:
+    """Bring the database forward to ``target``, one transaction a version. Raises `StoreError`, sqlite3.Error."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise StoreError(
+            f"The database is of version {version}, newer than this program's {VERSION}: install the newer program."
+        )
+    for number in range(version, target):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in MIGRATIONS[number]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise

@@ -1,0 +1,63 @@
+"""Ports, waiting and tools: what every test that starts a server needs.
+
+Nothing here waits for luck: a wait has a deadline, and says what did not happen.
+"""
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import pytest
+
+LOOPBACK: Final = "127.0.0.1"
+_LISTEN: Final = "0A"
+_POLL: Final = 0.01
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def listening(port: int) -> bool:
+    """Whether anything on this machine listens on the port. Read from the kernel: a trial connection would be
+    an association to the server under test.
+    """
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        if not table.exists():
+            continue
+        for line in table.read_text(encoding="ascii").splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            if state == _LISTEN and int(local.rpartition(":")[2], 16) == port:
+                return True
+    return False
+
+
+def wait_for(predicate: Callable[[], T], timeout: float, what: str) -> T:
+    """The first true value of `predicate`, asked every 10 ms; TimeoutError on `what` after `timeout` s."""
+    deadline = time.monotonic() + timeout
+    while not (value := predicate()):
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"{what}: not within {timeout:g} s (last seen: {value!r})")
+        time.sleep(_POLL)
+    return value
+
+
+def require(tool: str) -> str:
+    """The tool's path. Where it is missing the test is skipped, or fails with EDGE_TEST_REQUIRE_ALL=1."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    found = shutil.which(tool, path=path)
+    if found is not None:
+        return found
+    if os.environ.get("EDGE_TEST_REQUIRE_ALL") == "1":
+        pytest.fail(f"{tool} is not installed, and EDGE_TEST_REQUIRE_ALL=1 asks for every tool")
+    pytest.skip(f"NOT TESTED: {tool} is not installed")
