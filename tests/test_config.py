@@ -344,10 +344,7 @@ def test_what_is_refused_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -
         (f'device.site = "{"x" * 65}"', "line 1: device.site: it must be one line of at most 64 characters"),
         (
             'dashboard.address = "http://x"',
-            (
-                'line 1: dashboard.address: "http://x" is not a host; '
-                'write a name or an address, without port or "//"'
-            ),
+            ('line 1: dashboard.address: "http://x" is not a host; write a name or an address, without port or "//"'),
         ),
         (
             'modality = [{ name = "a", ae_title = "A", address = "ct.local" }]',
@@ -370,10 +367,7 @@ def test_what_is_refused_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -
         ),
         (
             'storage.path = ""',
-            (
-                "line 1: storage.path: this is not the path of a file or folder; "
-                "write one such as /etc/edge/key.pem"
-            ),
+            ("line 1: storage.path: this is not the path of a file or folder; write one such as /etc/edge/key.pem"),
         ),
         # what is missing
         (
@@ -444,9 +438,7 @@ def test_secrets_are_refused_and_never_repeated(text: str, use: str) -> None:
 
 
 def test_a_secret_in_authentication_is_refused() -> None:
-    said = problems(
-        '[[destination]]\nname = "c"\ntype = "dicomweb"\nurl = "https://h"\nauth.token = "hunter2"'
-    )
+    said = problems('[[destination]]\nname = "c"\ntype = "dicomweb"\nurl = "https://h"\nauth.token = "hunter2"')
     assert said[1] == (
         "line 5: destination.c.auth.token: a secret never stands in the configuration; "
         'put it in a file of its own and use "token_file"'
@@ -616,9 +608,7 @@ DOCUMENTS = st.lists(STATEMENTS, max_size=12).map("\n".join)
 @example("a = 1979-02-31")
 @example("\ufeff")
 @example("[a]\na.b.c = 1\n[a.b.d]")
-@example(
-    "destination = [[]]\nroute = [[], {to = [[]]}, {to = {}}]\nmodality = [{name = [], commitment = {}}]"
-)
+@example("destination = [[]]\nroute = [[], {to = [[]]}, {to = {}}]\nmodality = [{name = [], commitment = {}}]")
 @example("receive.accept = []\nreceive.tls = {}\nlights.driver = {}")
 @example('destination = [{type = []}, {type = "dimse", name = {}}]')
 def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
@@ -710,8 +700,7 @@ def _tables() -> dict[str, list[list[str]]]:
     for section in re.split(r"^## ", DOCUMENT, flags=re.MULTILINE)[1:]:
         heading, _, body = section.partition("\n")
         rows = [
-            [cell.strip() for cell in row.strip("|").split("|")]
-            for row in re.findall(r"^\|.*\|$", body, re.MULTILINE)
+            [cell.strip() for cell in row.strip("|").split("|")] for row in re.findall(r"^\|.*\|$", body, re.MULTILINE)
         ]
         tables[heading.replace("`", "")] = rows[2:]
     return tables

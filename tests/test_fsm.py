@@ -77,9 +77,7 @@ def test_a_request_is_taken_or_rejected(*, acceptable: bool, state: Sta) -> None
 
 def test_an_empty_cell_changes_nothing() -> None:
     machine = Machine(requestor=False)
-    with pytest.raises(
-        UnexpectedEvent, match=r"Evt9 has no action in Sta1 \(PS3\.8 Table 9-10\)\."
-    ) as caught:
+    with pytest.raises(UnexpectedEvent, match=r"Evt9 has no action in Sta1 \(PS3\.8 Table 9-10\)\.") as caught:
         machine.fire(Evt.EVT9)
     assert (caught.value.event, caught.value.state, machine.state) == (Evt.EVT9, Sta.STA1, Sta.STA1)
 

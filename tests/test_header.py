@@ -444,9 +444,7 @@ TERMS = (
 )
 CHARSETS = st.lists(st.sampled_from(TERMS), max_size=3).map(b"\\".join)
 ESCAPED = st.lists(
-    st.one_of(
-        st.binary(max_size=6), st.sampled_from([b"\x1b$B", b"\x1b(B", b"\x1b$)C", b"\x1b$)A", b"\x1b", b"^"])
-    )
+    st.one_of(st.binary(max_size=6), st.sampled_from([b"\x1b$B", b"\x1b(B", b"\x1b$)C", b"\x1b$)A", b"\x1b", b"^"]))
 ).map(b"".join)
 
 

@@ -180,9 +180,7 @@ def test_every_bundled_file_arrives_verbatim_and_odd_ones_padded() -> None:
             sender.associate([(abstract, [syntax]) for abstract, syntax in kinds])
             assert {sender.store(each) for each in files} == {0}
         assert [each.digest for each in receiver.received] == [each.wire_digest for each in files]
-        assert [each.length for each in receiver.received] == [
-            each.length + each.length % 2 for each in files
-        ]
+        assert [each.length for each in receiver.received] == [each.length + each.length % 2 for each in files]
         assert receiver.problems == []
 
 
@@ -244,9 +242,7 @@ def test_rejections_and_refused_contexts() -> None:
         receiver.reject = None
         receiver.negotiate = lambda uid, syntaxes: 3 if uid == objects.CT else syntaxes[-1]
         with RawSender(receiver.port) as sender:
-            accepted = sender.associate(
-                [(objects.CT, LITTLE), (objects.MR, [wire.EXPLICIT_BIG, wire.EXPLICIT_LITTLE])]
-            )
+            accepted = sender.associate([(objects.CT, LITTLE), (objects.MR, [wire.EXPLICIT_BIG, wire.EXPLICIT_LITTLE])])
             assert accepted == {3: (objects.MR, wire.EXPLICIT_LITTLE)}
             assert sender.answer is not None
             assert sender.answer.contexts[0].result == 3

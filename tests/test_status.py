@@ -98,6 +98,4 @@ def test_sentences() -> None:
     assert meaning(0xA700) == "The receiver has no room or is short of resources (status A700)."
     assert meaning(0xA7FF) == "The receiver has no room or is short of resources (status A7FF)."
     assert meaning(0x0122) == "The receiver does not take this SOP class (status 0122)."
-    assert meaning(0xD123) == (
-        "The DICOM standard does not know this status; ask who runs the receiver (status D123)."
-    )
+    assert meaning(0xD123) == ("The DICOM standard does not know this status; ask who runs the receiver (status D123).")

@@ -125,8 +125,6 @@ def test_what_is_built_of_components_is_valid(uid: str) -> None:
 
 
 def test_importing_brings_neither_pydicom_nor_numpy() -> None:
-    script = (
-        "import sys, edge.dicom.uids; print(sorted({'pydicom', 'pynetdicom', 'numpy'} & set(sys.modules)))"
-    )
+    script = "import sys, edge.dicom.uids; print(sorted({'pydicom', 'pynetdicom', 'numpy'} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"

@@ -86,9 +86,7 @@ def test_hours(text: str, minutes: tuple[int, int]) -> None:
         (units.hours, "06:00-06:00", '"06:00-06:00" begins when it ends'),
     ],
 )
-def test_errors_say_what_was_given_and_what_is_right(
-    parse: Callable[[str], object], text: str, message: str
-) -> None:
+def test_errors_say_what_was_given_and_what_is_right(parse: Callable[[str], object], text: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         parse(text)
     assert "write for example" in str(caught.value)

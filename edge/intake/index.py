@@ -19,6 +19,8 @@ from edge.store import Fate, Recorded, Store, StoreError
 
 _MOST_BEHIND: Final = 256
 _LONGEST_BEHIND: Final = 1.0
+_PACE: Final = 0.03
+"""Seconds from one batch to the next under load: a commit syncs the same disk as the answers do."""
 _RETRY: Final = 1.0
 """Seconds between two attempts while the store cannot be written."""
 
@@ -56,12 +58,15 @@ class Index:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
+                begun = self._clock.monotonic()
                 batch = [(i, legs) for _, i, legs in list(self._waiting)[:_MOST_BEHIND]]
                 await self._index(batch)
                 for _ in batch:
                     self._waiting.popleft()
                 async with self._progress:
                     self._progress.notify_all()
+                if not self._closing:
+                    await asyncio.sleep(begun + _PACE - self._clock.monotonic())
             if self._closing:
                 return
 

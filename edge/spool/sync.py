@@ -1,40 +1,48 @@
-"""Syncing to stable storage, off the event loop, in a pool of its own.
+"""Syncing to stable storage, off the event loop, in threads of its own.
 
 Files are synced as they come. A directory is synced in rounds: whoever comes while a round runs is served by the
 next one, together with all others; when idle a round starts at once, so nobody waits for company.
+
+The threads are plain ones around a queue: an executor's futures cost as much as the sync itself on a fast disk.
 """
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Final, TypeVar
 
 T = TypeVar("T")
-_THREADS: Final = 8
+_Job = tuple[Callable[[int], None], int, "asyncio.Future[None]"]
+
+_SYNCERS: Final = 8
 _WORKERS: Final = 4
 
 
 class Syncer:
-    """The pool, and the rounds of one directory (``incoming/``)."""
+    """The threads, and the rounds of each directory. For one event loop."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="sync")
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._busy = 0
         self._work = ThreadPoolExecutor(_WORKERS, thread_name_prefix="spool")
         self._rounds: dict[int, _Rounds] = {}
 
     async def file(self, fd: int) -> None:
-        """Fsync an open file. Raises OSError; the descriptor must then not be synced again."""
-        await asyncio.get_running_loop().run_in_executor(self._pool, os.fsync, fd)
+        """fsync an open file. Raises OSError; the descriptor must then not be synced again."""
+        await self._sync(os.fsync, fd)
 
     async def data(self, fd: int) -> None:
-        """Fdatasync an open file. Raises OSError."""
-        await asyncio.get_running_loop().run_in_executor(self._pool, os.fdatasync, fd)
+        """fdatasync an open file. Raises OSError."""
+        await self._sync(os.fdatasync, fd)
 
     def directory(self, fd: int) -> "asyncio.Future[None]":
         """Start or join the round of directory ``fd`` that begins now or next. The future raises OSError."""
         if fd not in self._rounds:
-            self._rounds[fd] = _Rounds(lambda: os.fsync(fd), self._pool)
+            self._rounds[fd] = _Rounds(lambda: self._sync(os.fsync, fd))
         return self._rounds[fd].join()
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -43,20 +51,53 @@ class Syncer:
 
     def close(self) -> None:
         """Wait for what is being synced and end the threads."""
-        self._pool.shutdown(wait=True)
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
         self._work.shutdown(wait=True)
+
+    def _sync(self, call: Callable[[int], None], fd: int) -> "asyncio.Future[None]":
+        done = asyncio.get_running_loop().create_future()
+        self._busy += 1
+        if self._busy > len(self._threads) < _SYNCERS:
+            thread = threading.Thread(target=self._serve, args=(done.get_loop(),), name="sync", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._jobs.put((call, fd, done))
+        return done
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One thread: a sync, and its news to the loop, until told to end."""
+        while (job := self._jobs.get()) is not None:
+            call, fd, done = job
+            try:
+                call(fd)
+            except OSError as e:
+                loop.call_soon_threadsafe(self._done, done, e)
+            else:
+                loop.call_soon_threadsafe(self._done, done, None)
+
+    def _done(self, future: "asyncio.Future[None]", error: OSError | None) -> None:
+        self._busy -= 1
+        if future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 class _Rounds:
     """One round runs, one gathers."""
 
-    def __init__(self, sync: Callable[[], None], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, sync: "Callable[[], asyncio.Future[None]]") -> None:
         self._sync = sync
-        self._pool = pool
         self._gathering: asyncio.Future[None] | None = None
         self._running = False
 
-    def join(self) -> asyncio.Future[None]:
+    def join(self) -> "asyncio.Future[None]":
         if self._gathering is None:
             self._gathering = asyncio.get_running_loop().create_future()
         joined = self._gathering
@@ -69,15 +110,15 @@ class _Rounds:
         if current is None:
             return
         self._running = True
-        done = asyncio.get_running_loop().run_in_executor(self._pool, self._sync)
-        done.add_done_callback(lambda f: self._finish(current, f))
+        self._sync().add_done_callback(lambda done: self._finish(current, done))
 
-    def _finish(self, current: asyncio.Future[None], done: asyncio.Future[None]) -> None:
+    def _finish(self, current: "asyncio.Future[None]", done: "asyncio.Future[None]") -> None:
         self._running = False
-        error = None if done.cancelled() else done.exception()
+        error = done.exception()
         if not current.done():
             if error is None:
                 current.set_result(None)
             else:
                 current.set_exception(error)
+                current.exception()  # seen here, in case all who joined are gone
         self._start()

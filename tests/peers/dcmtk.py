@@ -33,9 +33,7 @@ class Storescp(Program):
     (``--fork`` in `extra` for more). Received files go to `directory`, which is made.
     """
 
-    def __init__(
-        self, directory: Path, *, nodelay: bool, port: int | None = None, extra: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, directory: Path, *, nodelay: bool, port: int | None = None, extra: Sequence[str] = ()) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.port = port or free_port()
@@ -105,9 +103,7 @@ def echoscu(
     timeout: float = _TIMEOUT,
 ) -> subprocess.CompletedProcess[str]:
     """C-ECHO. Raises PeerFailedError."""
-    return _client(
-        "echoscu", port, (), nodelay=True, calling=calling, called=called, extra=extra, timeout=timeout
-    )
+    return _client("echoscu", port, (), nodelay=True, calling=calling, called=called, extra=extra, timeout=timeout)
 
 
 def _client(

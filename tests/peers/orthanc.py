@@ -121,9 +121,7 @@ class Orthanc(Program):
     def send(self, modality: str, identifiers: Sequence[str]) -> dict[str, Any]:
         """C-STORE to a modality and wait; the job's own account. Raises HTTPError where Orthanc failed."""
         body = json.dumps({"Resources": list(identifiers), "Synchronous": True})
-        account: dict[str, Any] = json.loads(
-            self._request("POST", f"/modalities/{modality}/store", body.encode())
-        )
+        account: dict[str, Any] = json.loads(self._request("POST", f"/modalities/{modality}/store", body.encode()))
         return account
 
     def get(self, path: str) -> Any:
@@ -131,9 +129,7 @@ class Orthanc(Program):
         return json.loads(self._request("GET", path))
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        request = urllib.request.Request(
-            f"http://{LOOPBACK}:{self.http_port}{path}", data=body, method=method
-        )
+        request = urllib.request.Request(f"http://{LOOPBACK}:{self.http_port}{path}", data=body, method=method)
         with self._opener.open(request, timeout=_TIMEOUT) as answer:
             content: bytes = answer.read()
             return content

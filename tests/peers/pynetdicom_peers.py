@@ -159,9 +159,7 @@ def _send(port: int, files: Sequence[Path], calling: str, called: str, *, nodela
     entity = ApplicationEntity(calling)
     for abstract, syntax in sorted({(o.sop_class_uid, o.transfer_syntax_uid) for o in map(part10, files)}):
         entity.add_requested_context(abstract, syntax)
-    association = entity.associate(
-        LOOPBACK, port, ae_title=called, evt_handlers=_connection_handlers(nodelay=nodelay)
-    )
+    association = entity.associate(LOOPBACK, port, ae_title=called, evt_handlers=_connection_handlers(nodelay=nodelay))
     if not association.is_established:
         print("no association", file=sys.stderr)
         return 1

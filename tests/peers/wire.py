@@ -325,8 +325,7 @@ class Command:
 
     def encode(self) -> bytes:
         body = b"".join(
-            struct.pack("<HHI", 0, field, len(value)) + value
-            for field, value in sorted(self.elements.items())
+            struct.pack("<HHI", 0, field, len(value)) + value for field, value in sorted(self.elements.items())
         )
         return struct.pack("<HHII", 0, Field.GROUP_LENGTH, 4, len(body)) + body
 

@@ -1,0 +1,1 @@
+"""The benchmark: one sender for every receiver, one receiver for every forwarder, in interleaved rounds."""
