@@ -8,7 +8,6 @@ import asyncio
 import fcntl
 import os
 import random
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -110,7 +109,7 @@ class Appliance:
             raise StartError(storage_trouble(self.config.storage.path, e)) from e
         try:
             return await Store.open(self.config.storage.path, self.clock, self._identity.session, self._spool.path)
-        except (StoreError, sqlite3.Error) as e:
+        except StoreError as e:
             raise StartError(str(e)) from e
 
     async def _serve(self, store: Store, ready: Callable[["Appliance"], None] | None) -> None:
@@ -132,7 +131,7 @@ class Appliance:
             self._spool.free_bytes,
             reserve,
         )
-        index = Index(self._spool, self._syncer, store, admission, self.clock)
+        index = Index(self._spool, self._syncer, store, admission, self.board, self.clock)
         indexing = self.supervisor.service("index", index.run)
         first_id = self._identity.first_id
         acceptor = self._acceptor(index, admission)

@@ -62,6 +62,9 @@ class Board:
     instances: int = 0
     bytes: int = 0
     refused: int = 0
+    unindexed: int = 0
+    """Objects answered with success whose row is not written yet; a moment's worth."""
+    unindexed_bytes: int = 0
     last_at: float | None = None
     destinations: dict[str, DestinationGauge] = field(default_factory=dict)
 

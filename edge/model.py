@@ -21,6 +21,13 @@ class Kind(msgspec.Struct, frozen=True, order=True):
     transfer_syntax_uid: str
 
 
+class Need(msgspec.Struct, frozen=True):
+    """What a session must be opened for: a kind of object, and who sent it."""
+
+    kind: Kind
+    calling: str
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Who brought an object, and through which door."""
 

@@ -1,7 +1,7 @@
 """The installed command as the test's subject: an appliance as a child process, found as a user finds it.
 
-`Edge` writes a configuration, starts ``edge run``, and asks ``edge status`` and the other commands for the rest. What it
-knows of the inside (the tally table) is read only where a command would be too slow to poll.
+`Edge` writes a configuration, starts ``edge run``, and asks ``edge status`` and the other commands for the rest. What
+it knows of the inside (the tally table) is read only where a command would be too slow to poll.
 """
 
 import json

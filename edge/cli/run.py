@@ -1,4 +1,4 @@
-"""`edge run`: the appliance in the foreground. `edge check`: is the configuration right?"""
+"""`edge run`, the appliance in the foreground, and `edge check`, which validates its configuration."""
 
 import asyncio
 import logging

@@ -219,28 +219,37 @@ def _user_information(value: memoryview) -> UserInformation:
     fields: dict[str, object] = {"implementation_class_uid": "", "implementation_version": ""}
     roles: list[Role] = []
     storage: list[str] = []
-    for kind, sub in _items(value):
-        if kind == 0x51:
-            fields["max_pdu"] = _U32.unpack_from(sub)[0]
-        elif kind == 0x52:
-            fields["implementation_class_uid"] = _uid(bytes(sub))
-        elif kind == 0x53:
-            fields["async_window"] = (_U16.unpack_from(sub)[0], _U16.unpack_from(sub, 2)[0])
-        elif kind == 0x54:
-            length = _U16.unpack_from(sub)[0]
-            flags = bytes(sub[2 + length : 4 + length])
-            if len(flags) == 2:
-                roles.append(Role(_uid(bytes(sub[2 : 2 + length])), flags[0] == 1, flags[1] == 1))
-        elif kind == 0x55:
-            fields["implementation_version"] = _uid(bytes(sub))
-        elif kind == 0x57:
-            length = _U16.unpack_from(sub)[0]
-            service = _U16.unpack_from(sub, 2 + length)[0]
-            if _uid(bytes(sub[4 + length : 4 + length + service])) == "1.2.840.10008.4.2":
-                storage.append(_uid(bytes(sub[2 : 2 + length])))
-        elif kind == 0x58 and len(sub) >= 2:
-            fields["identity"] = UserIdentity(sub[0], sub[1] == 1)
+    for kind, item in _items(value):
+        sub = bytes(item)
+        match kind:
+            case 0x51:
+                fields["max_pdu"] = _U32.unpack_from(sub)[0]
+            case 0x52:
+                fields["implementation_class_uid"] = _uid(sub)
+            case 0x53:
+                fields["async_window"] = (_U16.unpack_from(sub)[0], _U16.unpack_from(sub, 2)[0])
+            case 0x54:
+                roles += _role(sub)
+            case 0x55:
+                fields["implementation_version"] = _uid(sub)
+            case 0x57:
+                storage += _storage_related(sub)
+            case 0x58 if len(sub) >= 2:
+                fields["identity"] = UserIdentity(sub[0], sub[1] == 1)
     return msgspec.convert(fields | {"roles": tuple(roles), "storage_related": tuple(storage)}, UserInformation)
+
+
+def _role(sub: bytes) -> list[Role]:
+    length = _U16.unpack_from(sub)[0]
+    flags = sub[2 + length : 4 + length]
+    return [Role(_uid(sub[2 : 2 + length]), flags[0] == 1, flags[1] == 1)] if len(flags) == 2 else []
+
+
+def _storage_related(sub: bytes) -> list[str]:
+    length = _U16.unpack_from(sub)[0]
+    service = _U16.unpack_from(sub, 2 + length)[0]
+    is_storage = _uid(sub[4 + length : 4 + length + service]) == "1.2.840.10008.4.2"
+    return [_uid(sub[2 : 2 + length])] if is_storage else []
 
 
 def decode_accept(body: bytes | memoryview) -> AssociateAccept:

@@ -131,8 +131,8 @@ class Requestor:
 async def connect(address: Address, proposals: Iterable[tuple[str, tuple[str, ...]]]) -> Requestor:
     """Open an association proposing (abstract syntax, transfer syntaxes) pairs, at most `MOST_CONTEXTS`.
 
-    Raises OSError (connecting; `socket.gaierror` for the name), `RejectedError`, `DeadlineError`, `ConnectionLostError`,
-    `AbortedError`, `InvalidPDU`.
+    Raises OSError (connecting; `socket.gaierror` for the name), `RejectedError`, `DeadlineError`,
+    `ConnectionLostError`, `AbortedError`, `InvalidPDU`.
     """
     contexts = tuple(ProposedContext(2 * i + 1, abstract, transfer) for i, (abstract, transfer) in enumerate(proposals))
     request = AssociateRequest(

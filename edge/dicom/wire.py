@@ -2,7 +2,8 @@
 
 `Wire` owns one fixed receive buffer. Who reads waits for bytes and takes them as views of that buffer; when nobody
 reads, the buffer fills, the socket is paused and TCP slows the peer. TCP_NODELAY is set once and, on Linux,
-TCP_QUICKACK around every read and write: with a peer that leaves Nagle's algorithm on, a delayed ACK costs 40 ms an image.
+TCP_QUICKACK around every read and write: with a peer that leaves Nagle's algorithm on, a delayed ACK costs 40 ms
+an image.
 
 Every wait is under one total deadline, so a peer that drips a byte at a time gains nothing.
 """

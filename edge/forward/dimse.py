@@ -1,12 +1,11 @@
 """The DIMSE transport: C-STORE as SCU (PS3.4 B.2), one association a session.
 
-An object of a kind that the association was not negotiated for is no error: the association is made anew with it among
-the proposals. Each kind has its own presentation context; beside each uncompressed one Implicit VR Little Endian is
-offered too (PS3.5 10.1).
+An object of a kind that was not proposed is no error: it waits for the next association, which proposes it. Each kind
+has its own presentation context; beside each uncompressed one Implicit VR Little Endian is offered too (PS3.5 10.1).
 """
 
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Final
 
 from edge.config import DimseDestination
@@ -16,10 +15,11 @@ from edge.dicom.requestor import MOST_CONTEXTS, Address, NoContextError, Rejecte
 from edge.dicom.uids import IMPLICIT_LITTLE, UNCOMPRESSED
 from edge.dicom.wire import ConnectionLostError, DeadlineError
 from edge.forward.outcome import Outcome, Refused, Unreachable, from_status
-from edge.model import Kind
+from edge.model import Kind, Need
 from edge.spool import Reader, Syncer
 from edge.store import Parcel
 
+_MOST_SEEN: Final = 64
 ORIGINAL: Final = "original"
 """As ``calling_ae_title``: call as the modality did."""
 
@@ -40,73 +40,71 @@ class DimseTransport:
     def __init__(self, destination: DimseDestination, syncer: Syncer) -> None:
         self._destination = destination
         self._syncer = syncer
+        self._seen: dict[Kind, None] = {}
 
-    async def open(self, kinds: Sequence[Kind]) -> "DimseSession | Unreachable":
-        """Open an association that proposes ``kinds``."""
-        session = DimseSession(self._destination, self._syncer)
-        failure = await session.associate(kinds, "")
-        return session if failure is None else failure
-
-
-class DimseSession:
-    """One association at a time, made anew when an object needs it."""
-
-    def __init__(self, destination: DimseDestination, syncer: Syncer) -> None:
-        self._destination = destination
-        self._syncer = syncer
-        self._requestor: Requestor | None = None
-        self._proposed: dict[Kind, None] = {}
-        self._calling = ""
-
-    @property
-    def usable(self) -> bool:
-        """Whether the association stands."""
-        return self._requestor is not None and self._requestor.usable
-
-    async def associate(self, kinds: Iterable[Kind], original: str) -> Unreachable | None:
-        """Make the association, proposing ``kinds`` and what was proposed before; ``original``: whom to call as."""
-        await self.close()
+    async def open(self, needs: Sequence[Need]) -> "DimseSession | Unreachable":
+        """Make an association that proposes what is needed now, then what was needed lately."""
         destination = self._destination
-        self._calling = original
-        proposals, self._proposed = propose([*kinds, *self._proposed])
-        title = destination.calling_ae_title
-        if title == ORIGINAL:
-            title = original or "EDGE"
+        wanted = dict.fromkeys(need.kind for need in needs)
+        proposals, proposed = propose([*wanted, *self._seen])
+        self._seen = dict.fromkeys([*wanted, *self._seen][:_MOST_SEEN])
+        calling = destination.calling_ae_title
+        original = needs[0].calling if calling == ORIGINAL and needs else None
+        if calling == ORIGINAL:
+            calling = original or "EDGE"
         address = Address(
             host=destination.host,
             port=destination.port,
             called=destination.ae_title,
-            calling=title,
+            calling=calling,
             max_pdu=destination.max_pdu,
             connect=destination.timeouts.connect,
             response=destination.timeouts.response,
         )
         try:
-            self._requestor = await connect(address, proposals)
+            requestor = await connect(address, proposals)
         except FAILURES as e:
             return diagnose(e, destination)
-        return None
+        return DimseSession(requestor, destination, self._syncer, proposed, original)
+
+
+class DimseSession:
+    """One association, for what was proposed on it."""
+
+    def __init__(
+        self,
+        requestor: Requestor,
+        destination: DimseDestination,
+        syncer: Syncer,
+        proposed: Collection[Kind],
+        original: str | None,
+    ) -> None:
+        self._requestor = requestor
+        self._destination = destination
+        self._syncer = syncer
+        self._proposed = proposed
+        self._original = original
+        self._outgrown = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether the association stands and is the one that the next object needs."""
+        return self._requestor.usable and not self._outgrown
 
     async def send(self, parcels: Sequence[Parcel]) -> AsyncIterator[tuple[Parcel, Outcome]]:
-        """Send each parcel in turn."""
+        """Send each parcel in turn, up to the first that needs another association."""
         for parcel in parcels:
-            outcome = await self._prepare(parcel, parcels) or await self._store(parcel)
-            yield parcel, outcome
-            if isinstance(outcome, Unreachable):
+            other_sender = self._original is not None and parcel.calling != self._original
+            if other_sender or parcel.kind not in self._proposed:
+                self._outgrown = True
                 return
-
-    async def _prepare(self, parcel: Parcel, parcels: Sequence[Parcel]) -> Unreachable | None:
-        """Make sure of an association on which ``parcel`` was proposed."""
-        as_modality = self._destination.calling_ae_title == ORIGINAL
-        original = parcel.calling if as_modality else ""
-        if self.usable and parcel.kind in self._proposed and original == self._calling:
-            return None
-        return await self.associate((parcel.kind, *(p.kind for p in parcels)), original)
+            outcome = await self._store(parcel)
+            yield parcel, outcome
+            if not self.usable:
+                return
 
     async def _store(self, parcel: Parcel) -> Outcome:
         requestor = self._requestor
-        if requestor is None:
-            raise RuntimeError("a parcel needs an association")
         if not requestor.takes(parcel.kind):
             kind = parcel.kind
             detail = f"it takes no {kind.sop_class_uid} in transfer syntax {kind.transfer_syntax_uid}"
@@ -132,9 +130,7 @@ class DimseSession:
 
     async def close(self) -> None:
         """Release the association."""
-        requestor, self._requestor = self._requestor, None
-        if requestor is not None:
-            await requestor.release()
+        await self._requestor.release()
 
 
 def propose(kinds: Iterable[Kind]) -> tuple[list[tuple[str, tuple[str, ...]]], dict[Kind, None]]:
@@ -195,4 +191,4 @@ def diagnose(error: Exception, destination: DimseDestination, *, midway: bool = 
             code, text = "NO_ROUTE", f"{where} cannot be reached: {error.strerror or error}"
         case _:
             code, text = "FAILED", f"{where}: {error}"
-    return Unreachable(code, text + ".", midway=midway)
+    return Unreachable(code, text if text.endswith("?") else text + ".", midway=midway)

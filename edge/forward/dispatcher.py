@@ -84,14 +84,14 @@ class Lane:
         """Serve until `stop`."""
         while not self._stopping.is_set():
             self._hint.clear()
-            kinds = await self._store.upcoming(self.name)
-            if not kinds:
+            needs = await self._store.upcoming(self.name)
+            if not needs:
                 await self._wait(self._hint, _POLL)
                 continue
             await self._until_stopped(self.gate.wait())
             if self._stopping.is_set():
                 break
-            session = await self._transport.open(kinds)
+            session = await self._transport.open(needs)
             if isinstance(session, Unreachable):
                 self.gate.fail(session)
                 continue
@@ -101,8 +101,8 @@ class Lane:
 
     async def _join(self) -> None:
         """One more worker, as long as it finds work; a failure to open is no news of the destination."""
-        kinds = await self._store.upcoming(self.name)
-        session = await self._transport.open(kinds) if kinds else None
+        needs = await self._store.upcoming(self.name)
+        session = await self._transport.open(needs) if needs else None
         if session is None or isinstance(session, Unreachable):
             self._wide_at = self._clock.monotonic() + 60.0
             return

@@ -13,7 +13,7 @@ from typing import Final
 
 from edge.config import FolderDestination
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
-from edge.model import Kind
+from edge.model import Need
 from edge.spool import Syncer
 from edge.store import Parcel
 
@@ -33,7 +33,7 @@ class FolderTransport:
         self._path = destination.path
         self._syncer = syncer
 
-    async def open(self, kinds: Sequence[Kind]) -> "FolderTransport | Unreachable":  # noqa: ARG002 - the seam's
+    async def open(self, needs: Sequence[Need]) -> "FolderTransport | Unreachable":  # noqa: ARG002 - the seam's
         """See whether the folder is there."""
         if await self._syncer.run(self._path.is_dir):
             return self

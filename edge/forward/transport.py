@@ -1,10 +1,10 @@
-"""The seam between dispatcher and transports. One contract suite runs over every transport (tests/test_transport.py)."""
+"""The seam between dispatcher and transports. One contract suite runs over every transport: test_transport.py."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from edge.forward.outcome import Outcome, Unreachable
-from edge.model import Kind
+from edge.model import Need
 from edge.store import Parcel
 
 
@@ -19,7 +19,8 @@ class Session(Protocol):
     def send(self, parcels: Sequence[Parcel]) -> AsyncIterator[tuple[Parcel, Outcome]]:
         """Send a batch; yield each parcel with its outcome as soon as it is known, in any order.
 
-        Never raises for the destination's faults. After an `Unreachable` it ends; parcels not yielded were not tried.
+        Never raises for the destination's faults. Parcels that it does not yield were not tried: after an
+        `Unreachable`, or where they need another session than this one, which is then no longer `usable`.
         Sending the same parcel again is allowed and makes no second object at a sane destination. When cancelled it
         leaves the session closed.
         """
@@ -33,6 +34,6 @@ class Session(Protocol):
 class Transport(Protocol):
     """How one destination is reached. Knows neither store nor queue."""
 
-    async def open(self, kinds: Sequence[Kind]) -> Session | Unreachable:
-        """Open a session for objects of ``kinds``, the most needed first; others may come too."""
+    async def open(self, needs: Sequence[Need]) -> Session | Unreachable:
+        """Open a session for at least the first of ``needs``, and as many more as it can carry."""
         ...

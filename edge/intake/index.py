@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from edge.board import Board
 from edge.clock import Clock
 from edge.intake.admission import Admission
 from edge.model import Instance
@@ -28,11 +29,14 @@ _RETRY: Final = 1.0
 class Index:
     """The queue between the door and the store."""
 
-    def __init__(self, spool: Spool, syncer: Syncer, store: Store, admission: Admission, clock: Clock) -> None:
+    def __init__(
+        self, spool: Spool, syncer: Syncer, store: Store, admission: Admission, board: Board, clock: Clock
+    ) -> None:
         self._spool = spool
         self._syncer = syncer
         self._store = store
         self._admission = admission
+        self._board = board
         self._clock = clock
         self._waiting: deque[tuple[float, Instance, Sequence[Leg]]] = deque()
         self._arrived = asyncio.Event()
@@ -42,6 +46,7 @@ class Index:
     async def take(self, instance: Instance, legs: Sequence[Leg]) -> None:
         """Queue a sealed and synced object; wait while the index is too far behind."""
         self._waiting.append((self._clock.monotonic(), instance, legs))
+        self._show(instance, 1)
         self._arrived.set()
         if self._behind():
             async with self._progress:
@@ -61,8 +66,9 @@ class Index:
                 begun = self._clock.monotonic()
                 batch = [(i, legs) for _, i, legs in list(self._waiting)[:_MOST_BEHIND]]
                 await self._index(batch)
-                for _ in batch:
+                for instance, _ in batch:
                     self._waiting.popleft()
+                    self._show(instance, -1)
                 async with self._progress:
                     self._progress.notify_all()
                 if not self._closing:
@@ -75,10 +81,16 @@ class Index:
         self._closing = True
         self._arrived.set()
 
+    def _show(self, instance: Instance, change: int) -> None:
+        self._board.unindexed += change
+        self._board.unindexed_bytes += change * instance.length
+
     async def _index(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> None:
         ids = [instance.id for instance, _ in batch]
-        while (recorded := await self._record(ids, batch)) is None:
+        recorded = await self._record(ids, batch)
+        while recorded is None:
             await asyncio.sleep(_RETRY)
+            recorded = await self._record(ids, batch)
         self._admission.open("index")
         spares = [i for i, r in zip(ids, recorded, strict=True) if r.fate is Fate.DUPLICATE]
         if spares:

@@ -26,7 +26,10 @@ class Identity:
         self._end = 0
 
     def open(self, highest: Callable[[], int]) -> None:
-        """Count one start. ``highest`` finds the highest object id there is, for a count that was lost. Raises OSError."""
+        """Count one start. Raises OSError.
+
+        ``highest`` finds the highest object id there is, for a count that was lost.
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.device = self._read("device")
         if not self.device:

@@ -32,11 +32,11 @@ class Syncer:
         self._rounds: dict[int, _Rounds] = {}
 
     async def file(self, fd: int) -> None:
-        """fsync an open file. Raises OSError; the descriptor must then not be synced again."""
+        """Fsync an open file. Raises OSError; the descriptor must then not be synced again."""
         await self._sync(os.fsync, fd)
 
     async def data(self, fd: int) -> None:
-        """fdatasync an open file. Raises OSError."""
+        """Fdatasync an open file. Raises OSError."""
         await self._sync(os.fdatasync, fd)
 
     def directory(self, fd: int) -> "asyncio.Future[None]":

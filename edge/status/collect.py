@@ -82,11 +82,21 @@ class Collector:
                 )
             ),
             intake=intake,
-            queue=await queue_status(self._reading, tallies, clock),
+            queue=self._with_unindexed(await queue_status(self._reading, tallies, clock)),
             destinations=destinations,
             storage=Storage(free_bytes=free, reserve_bytes=self._reserve, autonomy_seconds=self._autonomy(free)),
             clock=ClockStatus(trusted=clock.trusted()),
             findings=findings,
+        )
+
+    def _with_unindexed(self, queue: Queue) -> Queue:
+        """What was answered a moment ago is owed too, though its row is not written yet."""
+        if not self._config.destination:
+            return queue
+        return Queue(
+            instances=queue.instances + self._board.unindexed,
+            bytes=queue.bytes + self._board.unindexed_bytes,
+            oldest_seconds=queue.oldest_seconds,
         )
 
     def _autonomy(self, free: int) -> int | None:

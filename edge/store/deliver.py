@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from edge.model import Kind
+from edge.model import Kind, Need
 from edge.states import DeliveryState, may_move
 from edge.store.connection import StoreError
 from edge.store.trail import Mark, write
@@ -120,12 +120,12 @@ def recover(raw: sqlite3.Connection, session: int, ripe_at: float) -> int:
     ).rowcount
 
 
-def upcoming(raw: sqlite3.Connection, destination: str, most: int) -> list[Kind]:
-    """Return the kinds among the next ``most`` deliveries that can be claimed, each once, in order of need."""
+def upcoming(raw: sqlite3.Connection, destination: str, most: int) -> list[Need]:
+    """Return what the next ``most`` deliveries that can be claimed need, each once, the most urgent first."""
     rows = raw.execute(
-        """SELECT i.sop_class_uid, i.transfer_syntax_uid FROM
+        """SELECT i.sop_class_uid, i.transfer_syntax_uid, i.calling FROM
             (SELECT instance FROM delivery WHERE destination = ? AND state = 'queued' AND not_before IS NULL
              AND behind IS NULL ORDER BY priority, id LIMIT ?) d JOIN instance i ON i.id = d.instance""",
         (destination, most),
     )
-    return list(dict.fromkeys(Kind(*row) for row in rows))
+    return list(dict.fromkeys(Need(Kind(sop_class, syntax), calling) for sop_class, syntax, calling in rows))

@@ -76,7 +76,8 @@ def hasten(raw: sqlite3.Connection, choice: Choice) -> int:
     """Let what waits for its time be claimed now; the number of deliveries chosen that are queued."""
     where, values = condition(choice)
     raw.execute(
-        f"UPDATE delivery SET not_before = NULL, strikes = 0 WHERE state = 'queued' AND not_before IS NOT NULL AND {where}",
+        f"""UPDATE delivery SET not_before = NULL, strikes = 0
+            WHERE state = 'queued' AND not_before IS NOT NULL AND {where}""",
         values,
     )
     return int(raw.execute(f"SELECT count(*) FROM delivery WHERE state = 'queued' AND {where}", values).fetchone()[0])

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from edge.clock import Clock
-from edge.model import Instance, Kind
+from edge.model import Instance, Need
 from edge.routing import Leg
 from edge.store import deliver, people, record, schema
 from edge.store.committer import Committer
@@ -116,8 +116,8 @@ class Store:
         at = self._clock.monotonic() + ripe_in
         return await self._committer.commit(lambda raw: deliver.recover(raw, self._session, at))
 
-    async def upcoming(self, destination: str, most: int = 256) -> list[Kind]:
-        """Return the kinds among the next deliveries to ``destination``."""
+    async def upcoming(self, destination: str, most: int = 256) -> list[Need]:
+        """Return what the next deliveries to ``destination`` need, the most urgent first."""
         return await self.reading.run(lambda raw: deliver.upcoming(raw, destination, most))
 
     async def claim(self, destination: str, most: int) -> list[Parcel]:

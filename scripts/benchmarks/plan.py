@@ -19,13 +19,14 @@ class Work(StrEnum):
 
 
 class Peer(StrEnum):
-    """Who is measured; `NULL` is no peer but the limit of the sender."""
+    """Who is measured. The last two are no peers but the limit of the sender, with long PDUs and with short ones."""
 
     EDGE = "edge"
     DCMTK = "storescp"
     ORTHANC = "orthanc"
     PYNETDICOM = "pynetdicom"
-    NULL = "null"
+    NULL = "(nothing)"
+    NULL_SHORT = "(nothing, 16 KiB PDUs)"
 
 
 class Kind(StrEnum):
@@ -34,6 +35,11 @@ class Kind(StrEnum):
     CT = "ct"
     MR = "mr"
     MULTIFRAME = "multiframe"
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return "multi-frame" if self is Kind.MULTIFRAME else self.upper()
 
 
 @dataclass(frozen=True)

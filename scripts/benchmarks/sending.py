@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from scripts.benchmarks.modality import fresh_uid
 from scripts.benchmarks.plan import Kind, shares
 from tests.peers import objects
 from tests.peers.part10 import FileObject, part10
@@ -119,7 +119,7 @@ def send(port: int, sample: FileObject, count: int, associations: int) -> None:
         senders.send()
 
 
-def write_copies(sample: FileObject, count: int, folder: Path, uid: Callable[[], str]) -> list[Path]:
+def write_copies(sample: FileObject, count: int, folder: Path) -> list[Path]:
     """Write `count` Part 10 files that differ in their SOP Instance UID, which is as long in each."""
     data = sample.path.read_bytes()
     old = sample.sop_instance_uid.encode()
@@ -129,7 +129,7 @@ def write_copies(sample: FileObject, count: int, folder: Path, uid: Callable[[],
     for number in range(count):
         path = folder / f"{number:05d}.dcm"
         with path.open("wb") as out:
-            out.write(head.replace(old, uid().encode()))
+            out.write(head.replace(old, fresh_uid(len(old)).encode()))
             out.write(tail)
         paths.append(path)
     return paths

@@ -185,7 +185,7 @@ class RawReceiver:
             self._threads.pop(threading.current_thread(), None)
 
 
-class _Over(Exception):  # noqa: N818 (no error: the conversation has come to its end)
+class _Over(Exception):
     pass
 
 

@@ -37,7 +37,7 @@ class Message(NamedTuple):
     dataset: bytes
 
 
-class Rejected(ConnectionError):  # noqa: N818 (the standard's word)
+class Rejected(ConnectionError):
     """A-ASSOCIATE-RJ."""
 
     def __init__(self, result: int, source: int, reason: int) -> None:
@@ -45,7 +45,7 @@ class Rejected(ConnectionError):  # noqa: N818 (the standard's word)
         self.result, self.source, self.reason = result, source, reason
 
 
-class Aborted(ConnectionError):  # noqa: N818 (the standard's word)
+class Aborted(ConnectionError):
     """A-ABORT came where an answer was expected."""
 
     def __init__(self, source: int, reason: int) -> None:
@@ -53,7 +53,7 @@ class Aborted(ConnectionError):  # noqa: N818 (the standard's word)
         self.source, self.reason = source, reason
 
 
-class Released(ConnectionError):  # noqa: N818 (the standard's word)
+class Released(ConnectionError):
     """A-RELEASE-RQ came where an answer was expected; it has been answered."""
 
 

@@ -1,0 +1,88 @@
+"""`edge retry`, `hold`, `release`, `cancel`: what a person decides, carried out by the running appliance."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.cli.main import NOT_RUNNING, config_option, fail, json_option, print_json, read_config, run_async
+from edge.local import NotRunningError, Request, ask
+from edge.store import Choice, StoreError
+
+_DONE = {"retry": "goes out now", "hold": "held", "release": "released", "cancel": "cancelled"}
+
+
+def _choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options by which deliveries are chosen."""
+    for option in (
+        click.option("--all", "everything", is_flag=True, help="Every delivery."),
+        click.option("--destination", default="", help="Deliveries to this destination."),
+        click.option("--delivery", type=int, help="One delivery, by the id that `edge queue` shows."),
+        click.argument("uid", default=""),
+        config_option,
+        json_option,
+    ):
+        command = option(command)
+    return command
+
+
+def _act(
+    verb: str, config_path: Path | None, options: dict[str, Any], *, reason: str = "", force: bool = False
+) -> None:
+    config = read_config(config_path).config
+    destination, uid, delivery = options["destination"], options["uid"], options["delivery"]
+    names = {d.name for d in config.destination}
+    if not (destination or uid or delivery is not None or options["everything"]):
+        raise click.UsageError("say which: a UID, --delivery, --destination or --all")
+    request = Request(
+        command=verb,
+        choice=Choice(destination=destination, uid=uid, delivery=delivery),
+        reason=reason,
+        force=force,
+    )
+    try:
+        number = run_async(lambda: ask(config.storage.path, request))
+    except NotRunningError as e:
+        fail(f"{e} Start it with systemctl start edge, or edge run.", NOT_RUNNING)
+    except StoreError as e:
+        fail(str(e))
+    if options["as_json"]:
+        print_json({"deliveries": number})
+        return
+    if not number:
+        known = f"; destinations are: {', '.join(sorted(names))}" if destination and destination not in names else ""
+        fail(f"No delivery was found that this applies to{known}. See: edge queue")
+    click.echo(f"{number} {'delivery' if number == 1 else 'deliveries'} {_DONE[verb]}")
+
+
+@click.command()
+@_choosing
+@click.option("--force", is_flag=True, help="Send again also what was delivered or cancelled.")
+def retry(config_path: Path | None, *, force: bool, **options: Any) -> None:
+    """Skip every wait: send now, and try again what is held."""
+    _act("retry", config_path, options, force=force)
+
+
+@click.command()
+@_choosing
+@click.option("--reason", default="", help="For the trail.")
+def hold(config_path: Path | None, *, reason: str, **options: Any) -> None:
+    """Keep deliveries back until they are released."""
+    _act("hold", config_path, options, reason=reason)
+
+
+@click.command()
+@_choosing
+@click.option("--reason", default="", help="For the trail.")
+def release(config_path: Path | None, *, reason: str, **options: Any) -> None:
+    """Let held deliveries go."""
+    _act("release", config_path, options, reason=reason)
+
+
+@click.command()
+@_choosing
+@click.option("--reason", required=True, help="Why they are given up, for the trail.")
+def cancel(config_path: Path | None, *, reason: str, **options: Any) -> None:
+    """Give deliveries up for good."""
+    _act("cancel", config_path, options, reason=reason)

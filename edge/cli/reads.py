@@ -1,0 +1,178 @@
+"""`edge status`, `edge queue`, `edge trace`: what is so, with or without a running appliance."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edge.cli.main import config_option, fail, json_option, print_json, read_config, run_async
+from edge.clock import SystemClock
+from edge.config import Config
+from edge.local import NotRunningError, Request, ask
+from edge.snapshot import Snapshot
+from edge.states import DeliveryState
+from edge.status.collect import stopped
+from edge.store import Reading, StoreError
+
+T = TypeVar("T")
+_COLORS: Final = {"green": "green", "yellow": "yellow", "red": "red", "white": "white"}
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def _reading(config: Config, work: Callable[[Reading], Coroutine[Any, Any, T]]) -> T:
+    async def main() -> T:
+        reading = await Reading.open(config.storage.path)
+        try:
+            return await work(reading)
+        finally:
+            await reading.close()
+
+    try:
+        return run_async(main)
+    except StoreError as e:
+        fail(str(e))
+
+
+@click.command()
+@config_option
+@json_option
+def status(config_path: Path | None, *, as_json: bool) -> None:
+    """Show the whole status: light, intake, queue, destinations, findings."""
+    config = read_config(config_path).config
+
+    async def running() -> Snapshot | None:
+        try:
+            return msgspec.convert(await ask(config.storage.path, Request(command="status")), Snapshot)
+        except NotRunningError:
+            return None
+
+    try:
+        snapshot = run_async(running) or _reading(config, lambda r: _stopped(config, r))
+    except StoreError as e:
+        fail(str(e))
+    if as_json:
+        print_json(snapshot)
+    else:
+        show(snapshot, Console())
+
+
+async def _stopped(config: Config, reading: Reading) -> Snapshot:
+    free = (await asyncio.to_thread(shutil.disk_usage, config.storage.path)).free
+    return await stopped(config, reading, SystemClock(), free, config.storage.reserve or 0)
+
+
+def show(snapshot: Snapshot, console: Console) -> None:
+    """Print a snapshot for a person."""
+    light, queue = snapshot.light, snapshot.queue
+    color = _COLORS.get(light.color, "white")
+    console.print(f"[bold {color}]{light.code} {light.color}, {light.pattern}[/]  {escape(light.text)}")
+    console.print(
+        f"{escape(snapshot.device.name)}: received {snapshot.intake.instances} "
+        f"({size(snapshot.intake.bytes)}) since start; waiting {queue.instances} ({size(queue.bytes)})"
+        + (f", the oldest for {age(queue.oldest_seconds)}" if queue.instances else "")
+        + f"; disk: {size(snapshot.storage.free_bytes)} free"
+    )
+    if snapshot.destinations:
+        table = Table("destination", "state", "queued", "sending", "accepted", "verified", "held", box=None)
+        for d in snapshot.destinations:
+            numbers = (d.queued, d.sending, d.accepted, d.verified, d.held)
+            table.add_row(escape(d.name), d.state, *map(str, numbers))
+        console.print(table)
+    for finding in snapshot.findings:
+        times = f" ({finding.count} times)" if finding.count > 1 else ""
+        console.print(f"{finding.severity}: {escape(finding.text)}{times}")
+        console.print(f"  {escape(finding.advice)}", style="dim")
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--destination", default="", help="Only deliveries to this destination.")
+@click.option("--state", type=click.Choice([str(s) for s in DeliveryState]), help="Only deliveries in this state.")
+def queue(config_path: Path | None, destination: str, state: str | None, *, as_json: bool) -> None:
+    """List deliveries; without --state those that a destination does not have yet."""
+    config = read_config(config_path).config
+    if destination and destination not in {d.name for d in config.destination}:
+        known = ", ".join(d.name for d in config.destination) or "none"
+        click.echo(f"edge: note: {destination!r} is no destination of the configuration ({known})", err=True)
+    wanted = DeliveryState(state) if state else None
+    rows = _reading(config, lambda r: r.queue(destination=destination, state=wanted))
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo("nothing")
+        return
+    table = Table(
+        "id", "destination", "state", "modality", "size", "tries", "SOP Instance UID", "last answer", box=None
+    )
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for row in rows:
+        answer = " ".join(filter(None, (row.code, row.detail)))
+        table.add_row(
+            str(row.id),
+            row.destination,
+            row.state,
+            row.modality,
+            size(row.bytes),
+            str(row.attempts),
+            escape(row.sop_instance_uid),
+            escape(answer),
+        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=250)
+    console.print(table)
+
+
+@click.command()
+@click.argument("uid")
+@config_option
+@json_option
+def trace(uid: str, config_path: Path | None, *, as_json: bool) -> None:
+    """Print the trail of an instance, series or study: UID, accession number, or the id of an instance."""
+    config = read_config(config_path).config
+    rows = _reading(config, lambda r: r.trace(uid))
+    if not rows:
+        fail(f"Nothing is known of {uid!r}: check the number, or whether it was sent to this box.")
+    if as_json:
+        print_json([msgspec.to_builtins(row) for row in rows])
+        return
+    for row in rows:
+        states = ", ".join(f"{d.destination}: {d.state}" for d in row.deliveries) or "no destination"
+        click.echo(f"{row.sop_instance_uid}  {row.modality}  {size(row.bytes)}  {states}")
+        click.echo(f"  sha256 {row.sha256}")
+        for step in row.trail:
+            mark = "" if step.clock_trusted else " (clock not trusted)"
+            words = " ".join(filter(None, (step.destination, step.detail or step.code)))
+            click.echo(f"  {_time(step.at)}{mark}  {step.event}  {words}")
+
+
+def size(number: float) -> str:
+    """Write a number of bytes for a person."""
+    for unit in _UNITS:
+        if number < 1024 or unit == _UNITS[-1]:  # noqa: PLR2004 - binary units
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    raise AssertionError
+
+
+def age(seconds: int) -> str:
+    """Write a duration for a person."""
+    for name, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {name}"
+    return f"{seconds} s"
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
