@@ -128,6 +128,10 @@ def read_meta(data: bytes) -> Meta:
             position += length
     except error as e:
         raise NotPart10Error(f"the File Meta group is cut: {e}") from e
+    # only where the data ends: the group length of a whole file may be wrong or absent, and is not believed
+    declared = 144 + int.from_bytes(values.get(0, b""), "little")
+    if position + 8 > len(data) and (position < declared or data[position : position + 2] == b"\2\0"):
+        raise NotPart10Error("the File Meta group is cut")
 
     def uid(element: int) -> str:
         return values.get(element, b"").decode("latin-1").strip(" \0")

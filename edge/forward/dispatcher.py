@@ -7,6 +7,7 @@ never far behind.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -113,22 +114,24 @@ class Lane:
         self._gauge.associations += 1
         ahead: asyncio.Task[list[Parcel]] | None = None
         settling: asyncio.Task[None] | None = None
-        busy_since = self._clock.monotonic()
+        busy_since = worked_at = self._clock.monotonic()
         try:
             while session.usable and not self._stopping.is_set():
                 parcels = await (ahead or self._claim())
                 ahead = None
                 if not parcels:
-                    if not await self._wait(self._hint, _IDLE):
-                        break
-                    self._hint.clear()
                     busy_since = self._clock.monotonic()
+                    if busy_since - worked_at > _IDLE:
+                        break
+                    await self._wait(self._hint, _POLL)
+                    self._hint.clear()
                     continue
                 ahead = asyncio.ensure_future(self._claim())
                 settlements = await self._send(session, parcels)
                 if settling is not None:
                     await settling
                 settling = asyncio.ensure_future(self._store.settle(settlements))
+                worked_at = self._clock.monotonic()
                 self._widen(busy_since)
         finally:
             self._gauge.associations -= 1
@@ -250,13 +253,10 @@ class Lane:
             self._joined.add(task)
             task.add_done_callback(self._joined.discard)
 
-    async def _wait(self, event: asyncio.Event, seconds: float) -> bool:
-        try:
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def _until_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(waiting)

@@ -53,7 +53,7 @@ _PARCEL: Final = """SELECT sop_class_uid, transfer_syntax_uid, sop_instance_uid,
 _SETTLE: Final = """UPDATE delivery SET state = ?1, session = NULL, code = ?2, detail = ?3, not_before = ?4,
     strikes = ?5, changed_at = ?6, attempts = attempts - ?7
     WHERE id = ?8 AND state = 'sending' AND session = ?9"""
-_FOLLOW: Final = "UPDATE delivery SET behind = NULL WHERE behind = ?"
+_FOLLOW: Final = "UPDATE delivery SET behind = NULL WHERE behind = ? RETURNING destination"
 
 
 def claim(
@@ -71,8 +71,12 @@ def claim(
 
 def settle(
     raw: sqlite3.Connection, settlements: Sequence[Settlement], session: int, now: float, *, trusted: bool
-) -> None:
-    """Record outcomes of what this session claimed. Raises `StoreError` where one is not ours to settle."""
+) -> set[str]:
+    """Record outcomes of what this session claimed; the destinations where something that waited behind may go now.
+
+    Raises `StoreError` where one is not ours to settle.
+    """
+    freed = set()
     for s in settlements:
         if not may_move(DeliveryState.SENDING, s.state):
             raise StoreError(f"A delivery cannot go from sending to {s.state}.")
@@ -83,7 +87,7 @@ def settle(
         if changed != 1:
             raise StoreError(f"Delivery {s.delivery} is not being sent by this session.")
         if s.state is not DeliveryState.QUEUED:
-            raw.execute(_FOLLOW, (s.delivery,))
+            freed |= {row[0] for row in raw.execute(_FOLLOW, (s.delivery,)).fetchall()}
     write(
         raw,
         [
@@ -100,6 +104,7 @@ def settle(
             if s.attempted
         ],
     )
+    return freed
 
 
 def ripen(raw: sqlite3.Connection, monotonic: float) -> list[str]:

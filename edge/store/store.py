@@ -144,7 +144,11 @@ class Store:
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Record the outcomes of claimed deliveries."""
         now, trusted = self._clock.now(), self._clock.trusted()
-        await self._committer.commit(lambda raw: deliver.settle(raw, settlements, self._session, now, trusted=trusted))
+        freed = await self._committer.commit(
+            lambda raw: deliver.settle(raw, settlements, self._session, now, trusted=trusted)
+        )
+        for name in freed:
+            self._hints[name].set()
 
     async def ripe(self) -> bool:
         """Whether `ripen` would find anything; asked first, as a commit wears the card and a question does not."""

@@ -1,0 +1,63 @@
+"""The fake that stands where a real part cannot be made to do what is asked. It keeps the contract of its seam."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
+from edge.model import Need
+from edge.store import Parcel
+
+GONE = Unreachable("REFUSED_CONNECTION", "it is gone.")
+
+
+class FakeTransport:
+    """A destination in memory. `judge` decides each outcome; without it everything readable is accepted."""
+
+    def __init__(self, judge: Callable[[Parcel], Outcome | None] | None = None) -> None:
+        self.delivered: list[Parcel] = []
+        self.opened = 0
+        self.up = True
+        self._judge = judge
+
+    def go_down(self) -> None:
+        self.up = False
+
+    async def open(self, needs: Sequence[Need]) -> "FakeSession | Unreachable":
+        del needs
+        self.opened += 1
+        return FakeSession(self) if self.up else GONE
+
+    def take(self, parcel: Parcel) -> Outcome:
+        judged = self._judge(parcel) if self._judge else None
+        if judged is None:
+            judged = _read(parcel)
+        if isinstance(judged, Accepted):
+            self.delivered.append(parcel)
+        return judged
+
+
+class FakeSession:
+    def __init__(self, transport: FakeTransport) -> None:
+        self._transport = transport
+        self.usable = True
+
+    async def send(self, parcels: Sequence[Parcel]) -> AsyncIterator[tuple[Parcel, Outcome]]:
+        for parcel in parcels:
+            outcome = self._transport.take(parcel) if self._transport.up else GONE
+            if isinstance(outcome, Unreachable):
+                self.usable = False
+            yield parcel, outcome
+            if not self.usable:
+                return
+
+    async def close(self) -> None:
+        self.usable = False
+
+
+def _read(parcel: Parcel) -> Outcome:
+    try:
+        size = parcel.path.stat().st_size
+    except OSError:
+        return Refused("FILE_MISSING", "the stored file cannot be opened.")
+    if size != parcel.offset + parcel.length:
+        return Refused("FILE_DAMAGED", "the stored file cannot be read.")
+    return Accepted("0000")

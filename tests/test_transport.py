@@ -1,0 +1,249 @@
+"""One seam, one contract suite: what every transport must do, run over each of them with its real counterpart."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edge.config import DimseDestination, FolderDestination, Timeouts
+from edge.forward.dimse import DimseTransport, propose
+from edge.forward.folder import FolderTransport
+from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
+from edge.forward.transport import Session, Transport
+from edge.model import Kind, Need
+from edge.spool import Syncer
+from edge.store import Parcel
+from tests.fakes import FakeTransport
+from tests.peers.objects import DicomObject, ct, mr
+from tests.peers.ports import LOOPBACK, free_port
+from tests.peers.receiver import RawReceiver
+
+
+@dataclass
+class Bench:
+    """A transport, and what its destination has, by digest; `down` takes the destination away."""
+
+    transport: Transport
+    has: Callable[[], list[bytes]]
+    down: Callable[[], object]
+
+
+@contextmanager
+def dimse_bench(_folder: Path, syncer: Syncer) -> Iterator[Bench]:
+    with RawReceiver() as pacs:
+        destination = DimseDestination(
+            name="pacs",
+            host=LOOPBACK,
+            port=pacs.port,
+            ae_title="PACS",
+            timeouts=Timeouts(connect=2.0, response=2.0),
+        )
+        transport = DimseTransport(destination, syncer)
+        yield Bench(transport, lambda: [r.digest for r in pacs.accepted], pacs.stop)
+
+
+@contextmanager
+def folder_bench(folder: Path, syncer: Syncer) -> Iterator[Bench]:
+    path = folder / "archive"
+    path.mkdir()
+
+    def has() -> list[bytes]:
+        return [hashlib.sha256(f.read_bytes()[HEAD:]).digest() for f in path.glob("*/*.dcm")]
+
+    yield Bench(FolderTransport(FolderDestination(name="a", path=path), syncer), has, lambda: path.rename(folder / "x"))
+
+
+@contextmanager
+def fake_bench(_folder: Path, _syncer: Syncer) -> Iterator[Bench]:
+    fake = FakeTransport()
+    yield Bench(fake, lambda: [p.digest for p in fake.delivered], fake.go_down)
+
+
+HEAD = 64
+
+
+def parcel(folder: Path, obj: DicomObject, number: int) -> Parcel:
+    path = folder / f"{number}.dcm"
+    path.write_bytes(bytes(HEAD) + b"".join(obj.fragments(1 << 16)))
+    return Parcel(
+        delivery=number,
+        instance=number,
+        kind=Kind(obj.sop_class_uid, obj.transfer_syntax_uid),
+        sop_instance_uid=obj.sop_instance_uid,
+        length=obj.length,
+        offset=HEAD,
+        digest=obj.digest,
+        calling="CT1",
+        strikes=0,
+        path=path,
+    )
+
+
+@pytest.fixture(params=[dimse_bench, folder_bench, fake_bench], ids=["dimse", "folder", "fake"])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    syncer = Syncer()
+    with ExitStack() as stack:
+        yield stack.enter_context(request.param(tmp_path, syncer))
+    syncer.close()
+
+
+async def opened(transport: Transport, parcels: Sequence[Parcel]) -> Session:
+    session = await transport.open([Need(p.kind, p.calling) for p in parcels])
+    assert not isinstance(session, Unreachable)
+    return session
+
+
+async def outcomes(session: Session, parcels: Sequence[Parcel]) -> dict[int, Outcome]:
+    return {p.delivery: outcome async for p, outcome in session.send(parcels)}
+
+
+async def test_yields_one_outcome_for_each_parcel_and_delivers_the_bytes(bench: Bench, tmp_path: Path) -> None:
+    objects = [*mr(3), *ct(2)]
+    parcels = [parcel(tmp_path, o, i) for i, o in enumerate(objects, 1)]
+    session = await opened(bench.transport, parcels)
+    got = await outcomes(session, parcels)
+    assert set(got) == {1, 2, 3, 4, 5}
+    assert all(isinstance(o, Accepted) for o in got.values())
+    assert session.usable
+    await session.close()
+    assert sorted(bench.has()) == sorted(o.digest for o in objects)
+
+
+async def test_the_same_parcel_may_be_sent_again(bench: Bench, tmp_path: Path) -> None:
+    parcels = [parcel(tmp_path, o, 1) for o in mr(1)]
+    session = await opened(bench.transport, parcels)
+    for _ in range(2):
+        assert isinstance((await outcomes(session, parcels))[1], Accepted)
+    await session.close()
+    assert set(bench.has()) == {parcels[0].digest}
+
+
+async def test_says_unreachable_where_the_destination_is_gone(bench: Bench, tmp_path: Path) -> None:
+    parcels = [parcel(tmp_path, o, 1) for o in mr(1)]
+    bench.down()
+    answer = await bench.transport.open([Need(parcels[0].kind, "CT1")])
+    if not isinstance(answer, Unreachable):  # some only find out when they send
+        answer = (await outcomes(answer, parcels))[1]  # type: ignore[assignment]
+    assert isinstance(answer, Unreachable)
+    assert answer.code
+    assert answer.detail.endswith((".", "?"))
+
+
+async def test_a_destination_lost_midway_leaves_the_rest_untried(bench: Bench, tmp_path: Path) -> None:
+    parcels = [parcel(tmp_path, o, i) for i, o in enumerate(mr(4), 1)]
+    session = await opened(bench.transport, parcels)
+    seen: list[Outcome] = []
+    async for _, outcome in session.send(parcels):
+        seen.append(outcome)
+        if len(seen) == 1:
+            bench.down()
+    await session.close()
+    assert isinstance(seen[0], Accepted)
+    assert isinstance(seen[-1], Unreachable)
+    assert len(seen) < 4
+    assert len(bench.has()) <= 1 or bench.has() == [parcels[0].digest]
+
+
+async def test_a_missing_file_is_refused_and_its_neighbours_go_through(bench: Bench, tmp_path: Path) -> None:
+    parcels = [parcel(tmp_path, o, i) for i, o in enumerate(mr(3), 1)]
+    parcels[1].path.unlink()
+    session = await opened(bench.transport, parcels)
+    got = await outcomes(session, parcels)
+    await session.close()
+    missing = got[2]
+    assert isinstance(missing, Refused)
+    assert missing.code == "FILE_MISSING"
+    assert isinstance(got[1], Accepted)
+    assert isinstance(got[3], Accepted)
+
+
+async def test_a_file_cut_short_is_refused_and_never_delivered(bench: Bench, tmp_path: Path) -> None:
+    parcels = [parcel(tmp_path, o, i) for i, o in enumerate(ct(1), 1)]
+    parcels[0].path.write_bytes(parcels[0].path.read_bytes()[:-2000])
+    session = await opened(bench.transport, parcels)
+    damaged = (await outcomes(session, parcels))[1]
+    await session.close()
+    assert isinstance(damaged, Refused)
+    assert damaged.code == "FILE_DAMAGED"
+    assert bench.has() == []
+
+
+async def test_closing_twice_does_no_harm(bench: Bench, tmp_path: Path) -> None:
+    parcels = [parcel(tmp_path, o, 1) for o in mr(1)]
+    session = await opened(bench.transport, parcels)
+    await session.close()
+    await session.close()
+
+
+# what DIMSE alone has
+
+
+async def test_a_kind_that_was_not_proposed_waits_for_another_session(tmp_path: Path) -> None:
+    syncer = Syncer()
+    with dimse_bench(tmp_path, syncer) as bench:
+        first, other = parcel(tmp_path, mr(1)[0], 1), parcel(tmp_path, ct(1)[0], 2)
+        session = await opened(bench.transport, [first])
+        assert list(await outcomes(session, [first, other])) == [1]
+        assert not session.usable
+        await session.close()
+        session = await opened(bench.transport, [other])
+        assert list(await outcomes(session, [other, first])) == [2, 1], "what was needed lately is proposed again"
+        await session.close()
+    syncer.close()
+
+
+async def test_a_refused_context_is_refused_as_unsupported(tmp_path: Path) -> None:
+    syncer = Syncer()
+    with dimse_bench(tmp_path, syncer) as bench, RawReceiver(negotiate=lambda _s, _t: 3) as picky:
+        del bench
+        destination = DimseDestination(name="p", host=LOOPBACK, port=picky.port, ae_title="P")
+        one = parcel(tmp_path, mr(1)[0], 1)
+        session = await opened(DimseTransport(destination, syncer), [one])
+        refused = (await outcomes(session, [one]))[1]
+        await session.close()
+    syncer.close()
+    assert isinstance(refused, Refused)
+    assert refused.unsupported
+    assert refused.code == "CONTEXT_REJECTED"
+
+
+async def test_calls_as_the_modality_did_where_configured(tmp_path: Path) -> None:
+    syncer = Syncer()
+    with RawReceiver() as pacs:
+        destination = DimseDestination(
+            name="p", host=LOOPBACK, port=pacs.port, ae_title="P", calling_ae_title="original"
+        )
+        one = parcel(tmp_path, mr(1)[0], 1)
+        session = await opened(DimseTransport(destination, syncer), [one])
+        await outcomes(session, [one])
+        await session.close()
+        assert [r.calling for r in pacs.received] == ["CT1"]
+    syncer.close()
+
+
+async def test_a_closed_port_is_told_from_a_silent_one(tmp_path: Path) -> None:
+    del tmp_path
+    syncer = Syncer()
+    kind = Kind("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.2.1")
+    closed = DimseDestination(name="p", host=LOOPBACK, port=free_port(), ae_title="P")
+    answer = await DimseTransport(closed, syncer).open([Need(kind, "")])
+    assert isinstance(answer, Unreachable)
+    assert answer.code == "REFUSED_CONNECTION"
+    nowhere = DimseDestination(name="p", host="no-such-host.invalid", port=104, ae_title="P")
+    answer = await DimseTransport(nowhere, syncer).open([Need(kind, "")])
+    assert isinstance(answer, Unreachable)
+    assert answer.code == "NO_ADDRESS"
+    syncer.close()
+
+
+def test_proposals_have_a_context_each_and_implicit_beside_what_is_uncompressed() -> None:
+    explicit, implicit, jpeg = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.4.50"
+    proposals, proposed = propose([Kind("1.2", explicit), Kind("1.2", jpeg), Kind("1.2", implicit)])
+    assert proposals == [("1.2", (explicit,)), ("1.2", (implicit,)), ("1.2", (jpeg,))]
+    assert list(proposed) == [Kind("1.2", explicit), Kind("1.2", jpeg), Kind("1.2", implicit)]
+    many, fitted = propose(Kind(f"1.2.{i}", explicit) for i in range(200))
+    assert len(many) == 128
+    assert len(fitted) == 64
