@@ -37,6 +37,7 @@ CALLS: Final = (
     "unlink",
     "close",
 )
+TRIES: Final = 5
 LOST: Final = (ConnectionError, TimeoutError, OSError)
 _LINE: Final = re.compile(r"^(\d+) +(\w+)\(")
 
@@ -183,10 +184,11 @@ def test_killed_at_every_call_of_a_receive_and_a_forward_nothing_promised_is_los
             site.send(mr(3))  # so that every thread is there
             site.verify()
             points = count_calls(site, tmp_path / "trace")
-            assert {p.call for p in points} >= {"openat", "write", "pwrite64", "fsync", "fdatasync", "rename"}
+            assert {p.call for p in points} >= {"openat", "pwrite64", "fsync", "fdatasync", "rename"}
             killed = 0
             for point in spread(points, most):
-                died = kill_at(site, point)
+                # which of the syncing threads takes a job is chance: a miss costs nothing and is tried again
+                died = any(kill_at(site, point) for _ in range(TRIES))
                 killed += died
                 if died:
                     site.edge.kill()
@@ -194,7 +196,7 @@ def test_killed_at_every_call_of_a_receive_and_a_forward_nothing_promised_is_los
                     site.verify()
                     site.send(mr(3))
                     site.verify()
-            assert killed >= min(len(points), most) * 0.5, f"only {killed} kills hit"
+            assert killed >= min(len(points), most) * 0.7, f"only {killed} kills hit"
             print(f"{len(points)} calls, {killed} kills")
 
 

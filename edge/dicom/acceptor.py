@@ -136,7 +136,10 @@ class Acceptor:
             return
         task = self._spawn(self._serve(wire), f"association {wire.address}")
         self._connections[task] = wire
-        task.add_done_callback(self._connections.pop)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._connections.pop(task).cut()  # also where the task was cancelled before it ever ran
 
     async def _serve(self, wire: Wire) -> None:
         association = Association(wire, Machine(requestor=False), self._limits)
@@ -156,8 +159,6 @@ class Acceptor:
             self._policy.report(peer, f"{describe(peer)} was too slow: {e}.")
         except (AbortedError, ConnectionLostError):
             pass  # what was not answered the sender sends again
-        finally:
-            wire.cut()
 
     async def _request(self, association: Association) -> AssociateRequest:
         _, kind, length = await association.receive_pdu()
@@ -195,7 +196,9 @@ class Acceptor:
         return True
 
     def _offers(self, request: AssociateRequest, uid: str) -> bool:
-        return uid == uids.VERIFICATION or uid in request.user.storage_related or self._policy.offers(uid)
+        if uid == uids.VERIFICATION or self._policy.offers(uid):
+            return True
+        return uid in request.user.storage_related and uids.accepts_as_storage(uid, private=True)
 
     async def _messages(self, association: Association, peer: Peer) -> None:
         self._count(peer, 1)

@@ -54,6 +54,6 @@ def accepted(request: AssociateRequest, answers: tuple[AnsweredContext, ...]) ->
 def roles(request: AssociateRequest, contexts: dict[int, Context]) -> tuple[Role, ...]:
     """Answer role selection for what was accepted: the requestor stays SCU, and never becomes SCP (PS3.7 D.3.3.4)."""
     taken = {context.abstract_syntax for context in contexts.values()}
-    return tuple(
-        Role(role.sop_class_uid, scu=role.scu, scp=False) for role in request.user.roles if role.sop_class_uid in taken
-    )
+    # once each, however often it was asked: the answer must fit its item
+    asked = {role.sop_class_uid: role for role in request.user.roles if role.sop_class_uid in taken}
+    return tuple(Role(uid, scu=role.scu, scp=False) for uid, role in asked.items())

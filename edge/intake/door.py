@@ -97,7 +97,7 @@ class Door:
             raise NoRoomError(why)
         head = part10.begin(kind.sop_class_uid, sop_instance_uid, kind.transfer_syntax_uid, self._room)
         try:
-            part = self._spool.create(self._identity.next_id(), head.data, self._most)
+            part = self._spool.create(self._identity.next_id(), len(head.data), self._most)
         except OSError as e:
             raise self._trouble(e) from e
         return Incoming(part, head, kind, sop_instance_uid, source)
@@ -135,33 +135,34 @@ class Door:
         return instance
 
     async def _seal(self, incoming: Incoming) -> tuple[Instance, tuple[Leg, ...]]:
-        part, kind = incoming.part, incoming.kind
+        part, kind, source = incoming.part, incoming.kind, incoming.source
         if part.too_long:
             raise RefusedError(f"the object is longer than {self._most} bytes")
-        if part.error is not None:
-            raise part.error
+        await part.catch_up()
         header = read_header(part.read, part.length, kind.transfer_syntax_uid, bytes(part.first))
         self._check(incoming, header)
-        legs = self._routing.legs(header, incoming.source)
+        legs = self._routing.legs(header, source)
         seal = seals.Seal(
             id=part.id,
             length=part.length,
-            digest=part.digest,
-            source=incoming.source,
+            digest=b"",
+            source=source,
             received_at=self._clock.now(),
             clock_trusted=self._clock.trusted(),
             legs=legs,
         )
-        source = incoming.source
-        await part.seal(
-            part10.sealed(
+
+        def make_head(digest: bytes) -> bytes:
+            return part10.sealed(
                 incoming.head,
                 source=self._title,
                 sending=source.calling,
                 receiving=source.called,
-                private=seals.encode(seal),
+                private=seals.encode(msgspec.structs.replace(seal, digest=digest)),
             )
-        )
+
+        await part.seal(make_head)
+        seal = msgspec.structs.replace(seal, digest=part.digest)
         offset = len(incoming.head.data)
         return seals.instance(seal, kind, incoming.sop_instance_uid, offset, header), legs
 

@@ -53,8 +53,8 @@ class Spool:
             os.close(self._incoming_fd)
             self._incoming_fd = -1
 
-    def create(self, number: int, head: bytes, most: int) -> Part:
-        """Begin the object ``number``: ``head``, then at most ``most`` bytes. Raises OSError."""
+    def create(self, number: int, head: int, most: int) -> Part:
+        """Begin the object ``number``: a head of ``head`` bytes, then at most ``most`` bytes. Raises OSError."""
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
         fd = os.open(self._part(number), flags, 0o600)
         return Part(fd, number, head, self._syncer, self._incoming_fd, most)

@@ -1,4 +1,4 @@
-"""Syncing to stable storage, off the event loop, in threads of its own.
+"""Writing and syncing to stable storage, off the event loop, in threads of its own.
 
 Files are synced as they come. A directory is synced in rounds: whoever comes while a round runs is served by the
 next one, together with all others; when idle a round starts at once, so nobody waits for company.
@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Final, TypeVar
 
 T = TypeVar("T")
-_Job = tuple[Callable[[int], None], int, "asyncio.Future[None]"]
+_Job = tuple[Callable[[], None], "asyncio.Future[None]"]
 
 _SYNCERS: Final = 8
 _WORKERS: Final = 4
@@ -31,18 +31,21 @@ class Syncer:
         self._work = ThreadPoolExecutor(_WORKERS, thread_name_prefix="spool")
         self._rounds: dict[int, _Rounds] = {}
 
-    async def file(self, fd: int) -> None:
-        """Fsync an open file. Raises OSError; the descriptor must then not be synced again."""
-        await self._sync(os.fsync, fd)
-
-    async def data(self, fd: int) -> None:
-        """Fdatasync an open file. Raises OSError."""
-        await self._sync(os.fdatasync, fd)
+    def submit(self, work: Callable[[], None]) -> "asyncio.Future[None]":
+        """Run ``work``, which writes or syncs, in one of the threads. The future raises the OSError that it raises."""
+        done = asyncio.get_running_loop().create_future()
+        self._busy += 1
+        if self._busy > len(self._threads) < _SYNCERS:
+            thread = threading.Thread(target=self._serve, args=(done.get_loop(),), name="sync", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._jobs.put((work, done))
+        return done
 
     def directory(self, fd: int) -> "asyncio.Future[None]":
         """Start or join the round of directory ``fd`` that begins now or next. The future raises OSError."""
         if fd not in self._rounds:
-            self._rounds[fd] = _Rounds(lambda: self._sync(os.fsync, fd))
+            self._rounds[fd] = _Rounds(lambda: self.submit(lambda: os.fsync(fd)))
         return self._rounds[fd].join()
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -58,26 +61,17 @@ class Syncer:
         self._threads.clear()
         self._work.shutdown(wait=True)
 
-    def _sync(self, call: Callable[[int], None], fd: int) -> "asyncio.Future[None]":
-        done = asyncio.get_running_loop().create_future()
-        self._busy += 1
-        if self._busy > len(self._threads) < _SYNCERS:
-            thread = threading.Thread(target=self._serve, args=(done.get_loop(),), name="sync", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        self._jobs.put((call, fd, done))
-        return done
-
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One thread: a sync, and its news to the loop, until told to end."""
+        """One thread: a job, and its news to the loop, until told to end."""
         while (job := self._jobs.get()) is not None:
-            call, fd, done = job
+            work, done = job
             try:
-                call(fd)
+                work()
             except OSError as e:
                 loop.call_soon_threadsafe(self._done, done, e)
             else:
                 loop.call_soon_threadsafe(self._done, done, None)
+            del job, work  # so that what it holds is not kept until the next one
 
     def _done(self, future: "asyncio.Future[None]", error: OSError | None) -> None:
         self._busy -= 1

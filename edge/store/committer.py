@@ -8,8 +8,10 @@ itself fails the whole batch. Callers get their result after the COMMIT, never b
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
+
+import structlog
 
 from edge.store.connection import Connection, StoreError
 
@@ -21,6 +23,8 @@ _MOST: Final = 256
 _CHECKPOINT_CHANGES: Final = 3000
 _CHECKPOINT_BATCHES: Final = 300
 """Rows changed, or transactions, after which the write-ahead log is written back: it stays within about 30 MB."""
+
+log = structlog.get_logger()
 
 
 class Committer:
@@ -49,11 +53,18 @@ class Committer:
 
     async def run(self) -> None:
         """Serve until `close` was called and the queue is empty."""
-        while not (self._closed and not self._queue):
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._queue:
-                await self._batch()
+        try:
+            while not (self._closed and not self._queue):
+                if not self._queue:
+                    await self._arrived.wait()
+                self._arrived.clear()
+                while self._queue:
+                    await self._batch()
+        except asyncio.CancelledError:
+            self._closed = True
+            _answer(self._queue, StoreError("The database is closed."))
+            self._queue.clear()
+            raise
 
     def close(self) -> None:
         """Take no more; let `run` finish what is queued and return."""
@@ -68,14 +79,15 @@ class Committer:
         except sqlite3.Error as e:
             failure = StoreError(f"The database could not be written: {e}.")
             failure.__cause__ = e
-            outcomes = [(None, failure) for _ in batch]
+            _answer(batch, failure)
+            return
+        except BaseException:
+            _answer(batch, StoreError("The writer was cut; whether this was written is not known."))
+            raise
         for (_, future), (result, error) in zip(batch, outcomes, strict=True):
-            if future.done():
-                continue
             if error is not None:
-                future.set_exception(error)
-                future.exception()  # seen here, in case its caller is gone
-            else:
+                _fail(future, error)
+            elif not future.done():
                 future.set_result(result)
 
     # in the connection's thread
@@ -106,9 +118,26 @@ class Committer:
         return outcomes
 
     def _checkpoint(self, raw: sqlite3.Connection) -> None:
-        """Write the log back when it is long; between batches, so alone with the readers."""
+        """Write the log back when it is long; between batches, so alone with the readers.
+
+        What is in the log is committed: where it cannot be written back now, that is tried again later.
+        """
         self._batches += 1
         changed = raw.total_changes - self._changes
         if changed >= _CHECKPOINT_CHANGES or self._batches >= _CHECKPOINT_BATCHES:
-            raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            try:
+                raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            except sqlite3.Error as e:
+                log.warning("the write-ahead log could not be written back", error=str(e))
             self._batches, self._changes = 0, raw.total_changes
+
+
+def _answer(batch: Iterable[tuple[Work[Any], "asyncio.Future[Any]"]], error: Exception) -> None:
+    for _, future in batch:
+        _fail(future, error)
+
+
+def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # seen here, in case its caller is gone

@@ -33,6 +33,8 @@ _VERBS: Final[dict[str, tuple[DeliveryState, tuple[DeliveryState, ...]]]] = {
         (DeliveryState.ACCEPTED, DeliveryState.VERIFIED, DeliveryState.CANCELLED, DeliveryState.DECLINED),
     ),
 }
+_CLOSE_RANKS: Final = "UPDATE delivery SET behind = (SELECT behind FROM delivery WHERE id = ?1) WHERE behind = ?1"
+"""Who waited behind a delivery that is put aside now waits behind its predecessor, which nobody may overtake."""
 _EVENTS: Final = {"hold": "held", "release": "released", "cancel": "cancelled", "resend": "resend"}
 
 
@@ -48,12 +50,12 @@ def decide(
     where, values = condition(choice)
     marks = ", ".join("?" * len(olds))
     rows = raw.execute(
-        f"""UPDATE delivery SET state = ?, not_before = NULL, behind = NULL, strikes = 0, code = ?, detail = ?,
+        f"""UPDATE delivery SET state = ?, not_before = NULL, strikes = 0, code = ?, detail = ?,
             changed_at = ? WHERE state IN ({marks}) AND {where} RETURNING id, instance, destination""",
         (new, _EVENTS[verb].upper(), reason, now, *olds, *values),
     ).fetchall()
     if new is not DeliveryState.QUEUED:
-        raw.executemany("UPDATE delivery SET behind = NULL WHERE behind = ?", [(row[0],) for row in rows])
+        raw.executemany(_CLOSE_RANKS, [(row[0],) for row in sorted(rows)])
     write(
         raw,
         [

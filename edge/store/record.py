@@ -144,3 +144,12 @@ def _mark(instance: Instance, number: int, event: str, detail: str) -> Mark:
         code=instance.digest.hex(),
         detail=detail,
     )
+
+
+_LOSE: Final = "UPDATE instance SET state = 'lost' WHERE id = ? AND state = 'stored'"
+
+
+def lose(raw: sqlite3.Connection, ids: Sequence[int], now: float, *, trusted: bool) -> None:
+    """Mark instances whose file is gone, so that the same bytes sent again are a new instance and not a duplicate."""
+    lost = [number for number in ids if raw.execute(_LOSE, (number,)).rowcount]
+    write(raw, [Mark(instance=number, at=now, clock_trusted=trusted, event="lost") for number in lost])

@@ -98,12 +98,19 @@ class Store:
 
         return await self.reading.run(work)
 
+    async def lose(self, ids: Sequence[int]) -> None:
+        """Record that the files of ``ids`` are gone: the same bytes sent again are then no duplicate."""
+        now, trusted = self._clock.now(), self._clock.trusted()
+        await self._committer.commit(lambda raw: record.lose(raw, ids, now, trusted=trusted))
+
     async def stored_after(self, last: int, most: int) -> list[int]:
-        """Return the next ``most`` ids above ``last`` of instances whose file should be there."""
+        """Return the next ``most`` ids above ``last`` of instances whose file should be there, or is owed and lost."""
 
         def work(raw: sqlite3.Connection) -> list[int]:
             rows = raw.execute(
-                "SELECT id FROM instance WHERE id > ? AND state = 'stored' ORDER BY id LIMIT ?", (last, most)
+                """SELECT id FROM instance WHERE id > ? AND (state = 'stored' OR state = 'lost' AND owed > 0)
+                ORDER BY id LIMIT ?""",
+                (last, most),
             )
             return [row[0] for row in rows]
 
