@@ -40,6 +40,7 @@ from edge.snapshot import Snapshot
 from edge.spool import Identity, Spool, StorageError, Syncer
 from edge.spool.files import storage_trouble
 from edge.status.collect import Collector
+from edge.status.observer import Observer
 from edge.store import Store, StoreError
 from edge.supervise import Supervisor
 
@@ -131,7 +132,7 @@ class Appliance:
             self._spool.free_bytes,
             reserve,
         )
-        index = Index(self._spool, self._syncer, store, admission, self.board, self.clock)
+        index = Index(self._spool, self._syncer, store, admission, self.board, journal, self.clock)
         indexing = self.supervisor.service("index", index.run)
         first_id = self._identity.first_id
         acceptor = self._acceptor(index, admission)
@@ -145,10 +146,12 @@ class Appliance:
         try:
             await self._listen(acceptor)
             await local.open()
-            recovery = Recovery(self._spool, self._syncer, store, index, journal, first_id)
+            recovery = Recovery(self._spool, self._syncer, store, index, Routing(config), journal, first_id)
             self.supervisor.spawn(recovery.run(), "recovery")
             sending = [self.supervisor.service(f"lane {lane.name}", lane.run) for lane in lanes.values()]
+            observer = Observer(config, store.reading, journal, admission.refusal)
             background = [
+                self.supervisor.service("observer", observer.run),
                 self.supervisor.service("ripen", lambda: self._ripen(store)),
                 self.supervisor.service("heartbeat", self._notifier.heartbeat),
             ]

@@ -44,6 +44,7 @@ LATER: Final = (
     Later("destination.type", refuse='the type "dicomweb"', only="dicomweb"),
     # images would go where the rule does not want them
     Later("route.when", refuse="choosing what a route takes"),
+    Later("device.language", save="en"),
     Later("storage.keep_delivered"),
     Later("storage.keep_trail"),
     Later("modality.commitment"),

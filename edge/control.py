@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from edge.store import Choice, Store
+from edge.store import Choice, Store, StoreError
 
 VERBS: Final = ("retry", "hold", "release", "cancel")
 
@@ -20,6 +20,8 @@ class Control:
 
         ``retry`` skips every wait and tries what is held again; with ``force``, what was delivered as well.
         """
+        if verb == "cancel" and not reason.strip():
+            raise StoreError("cancel wants a reason, for the trail.")
         if verb != "retry":
             return await self._store.decide(verb, choice, who=who, reason=reason)
         moved = await self._store.decide("release", choice, who=who, reason=reason)

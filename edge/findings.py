@@ -9,9 +9,14 @@ from enum import StrEnum
 from typing import Final
 
 import msgspec
+import structlog
 
 from edge.clock import Clock
 
+log = structlog.get_logger()
+
+EVENT_SECONDS: Final = 86_400.0
+"""How long an event is shown after it was last seen."""
 MOST_OPEN: Final = 256
 """Findings kept open at once; the oldest gives way."""
 
@@ -25,16 +30,25 @@ class Severity(StrEnum):
 
 
 class Code(msgspec.Struct, frozen=True):
-    """One kind of finding. ``text`` and ``advice`` are for a technician; ``{detail}`` is filled in."""
+    """One kind of finding. ``text`` and ``advice`` are for a technician; ``{detail}`` is filled in.
+
+    An event happened and is over: it closes by itself a day after it was last seen. Other findings stand until their
+    cause is gone.
+    """
 
     name: str
     severity: Severity
     text: str
     advice: str
+    event: bool = False
 
 
 def _code(name: str, severity: Severity, text: str, advice: str) -> Code:
     return Code(name, severity, text, advice)
+
+
+def _event(name: str, severity: Severity, text: str, advice: str) -> Code:
+    return Code(name, severity, text, advice, event=True)
 
 
 _I, _W, _E = Severity.INFO, Severity.WARNING, Severity.ERROR
@@ -73,36 +87,48 @@ CODES: Final[dict[str, Code]] = {
             "Open `edge queue --state held`; then `edge release` or `edge cancel --reason`.",
         ),
         _code(
+            "DESTINATION_REMOVED",
+            _W,
+            "{detail}",
+            "Put the destination back into the configuration, or give them up: edge cancel --destination … --reason …",
+        ),
+        _event(
+            "TWIN",
+            _W,
+            "Two different objects came with one SOP Instance UID; both are kept and delivered in order. {detail}",
+            "Tell IT: the modality, or something before it, uses a UID twice.",
+        ),
+        _code(
             "INTAKE_CLOSED",
             _E,
             "Not accepting images: {detail}",
             "Keep the images on the modality and call IT now.",
         ),
-        _code(
+        _event(
             "PEER_REFUSED",
             _W,
             "{detail}",
             "Check the AE titles on the modality and under [[modality]] in the configuration.",
         ),
-        _code(
+        _event(
             "PEER_MISBEHAVES",
             _W,
             "{detail}",
             "Check what is connected at this address.",
         ),
-        _code(
+        _event(
             "ODD_OBJECT",
             _I,
             "An object was stored as it came, although {detail}",
             "Nothing: it is forwarded byte for byte.",
         ),
-        _code(
+        _event(
             "QUARANTINED",
             _W,
             "An object was set aside in quarantine/: {detail}",
             "Send it again from the modality, and tell IT.",
         ),
-        _code(
+        _event(
             "STORAGE_ERROR",
             _E,
             "The disk reports an error: {detail}",
@@ -114,7 +140,7 @@ CODES: Final[dict[str, Code]] = {
             "A stored object has no file any more: {detail}",
             "Send the study again from the modality, and tell IT.",
         ),
-        _code(
+        _event(
             "SERVICE_RESTARTED",
             _W,
             "A part of the program failed and was started again: {detail}",
@@ -148,30 +174,50 @@ class Journal:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._open: dict[tuple[str, str], Finding] = {}
+        self._seen: dict[tuple[str, str], float] = {}
 
     def note(self, code: str, component: str, detail: str = "") -> None:
         """Open the finding, or count it once more. ``detail`` is cut at 300 characters."""
+        old = self._open.get((code, component))
+        self._put(code, component, detail, count=old.count + 1 if old else 1)
+
+    def state(self, code: str, component: str, detail: str = "") -> None:
+        """Open the finding, or bring its text up to date: what is looked at again and again is not counted."""
+        old = self._open.get((code, component))
+        self._put(code, component, detail, count=old.count if old else 1)
+
+    def clear(self, code: str, component: str) -> None:
+        """Close the finding, if it is open."""
+        if self._open.pop((code, component), None) is not None:
+            log.info("finding closed", code=code, component=component)
+
+    def _put(self, code: str, component: str, detail: str, *, count: int) -> None:
         kind = CODES[code]
         key = (code, component)
         old = self._open.pop(key, None)
         if len(self._open) >= MOST_OPEN:
             del self._open[next(iter(self._open))]
+        if old is None:
+            # what is said of it stays out of the log, which leaves the box
+            log.warning("finding", code=code, component=component, severity=str(kind.severity))
+        self._seen[key] = self._clock.monotonic()
         self._open[key] = Finding(
             code=code,
             severity=kind.severity,
             component=component,
             since=old.since if old else self._clock.now(),
-            count=old.count + 1 if old else 1,
+            count=count,
             text=kind.text.format(detail=printable(detail)),
             advice=kind.advice,
         )
 
-    def clear(self, code: str, component: str) -> None:
-        """Close the finding, if it is open."""
-        self._open.pop((code, component), None)
-
     def open(self) -> tuple[Finding, ...]:
         """Every open finding, the worst first, then the oldest."""
+        now = self._clock.monotonic()
+        self._seen = {key: at for key, at in self._seen.items() if key in self._open}
+        for (code, component), at in self._seen.items():
+            if CODES[code].event and now - at > EVENT_SECONDS:
+                self.clear(code, component)
         rank = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
         return tuple(sorted(self._open.values(), key=lambda f: (rank[f.severity], f.since)))
 

@@ -6,7 +6,6 @@ tasks (an association, a further worker) are owned here too, so that none is eve
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -51,6 +50,7 @@ class Supervisor:
         task = asyncio.get_running_loop().create_task(self._once(name, coroutine), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: coroutine.close())  # one that was cancelled before its first step
         return task
 
     async def failure(self) -> None:
@@ -116,5 +116,5 @@ class Supervisor:
         if self._failed is None:
             self._failed = asyncio.get_running_loop().create_future()
         if not self._failed.done():
-            with contextlib.suppress(asyncio.InvalidStateError):
-                self._failed.set_exception(CrashLoopError(f"The service {name} crashed {MOST_RESTARTS + 1} times."))
+            self._failed.set_exception(CrashLoopError(f"The service {name} crashed {MOST_RESTARTS + 1} times."))
+            self._failed.exception()  # seen here, in case nobody waits for it

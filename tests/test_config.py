@@ -167,6 +167,7 @@ def test_the_contract_is_taken() -> None:
 
 def test_what_is_not_acted_on_is_said() -> None:
     assert parse(TAKEN).notices == (
+        "device.language",
         "storage.keep_delivered",
         "modality.CT1.commitment",
         "[[watch]]",

@@ -125,7 +125,7 @@ def test_the_answer_for_one_decides_over_that_one_alone(
         assert row["sha256"] == study[2].digest.hex()
         assert [step["event"] for step in row["trail"]] == ["received", state]
         if state == "held":
-            assert edge.json("status")["light"]["code"] == "Y2"
+            wait_for(lambda: edge.json("status")["light"]["code"] == "Y2", 10, "what is held is told")
             pacs.status_for = lambda _: 0
             edge.command("release", study[2].sop_instance_uid)
             edge.wait_settled("pacs", {"accepted": 5})

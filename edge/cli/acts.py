@@ -1,16 +1,17 @@
 """`edge retry`, `hold`, `release`, `cancel`: what a person decides, carried out by the running appliance."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edge.cli.main import NOT_RUNNING, config_option, fail, json_option, print_json, read_config, run_async
+from edge.cli.main import FAILED, NOT_RUNNING, config_option, fail, json_option, print_json, read_config, run_async
 from edge.local import NotRunningError, Request, ask
 from edge.store import Choice, StoreError
 
-_DONE = {"retry": "goes out now", "hold": "held", "release": "released", "cancel": "cancelled"}
+_DONE = {"retry": "to be sent now", "hold": "held", "release": "released", "cancel": "cancelled"}
 
 
 def _choosing(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,7 +50,7 @@ def _act(
         fail(str(e))
     if options["as_json"]:
         print_json({"deliveries": number})
-        return
+        sys.exit(0 if number else FAILED)
     if not number:
         known = f"; destinations are: {', '.join(sorted(names))}" if destination and destination not in names else ""
         fail(f"No delivery was found that this applies to{known}. See: edge queue")
@@ -85,4 +86,6 @@ def release(config_path: Path | None, *, reason: str, **options: Any) -> None:
 @click.option("--reason", required=True, help="Why they are given up, for the trail.")
 def cancel(config_path: Path | None, *, reason: str, **options: Any) -> None:
     """Give deliveries up for good."""
+    if not reason.strip():
+        raise click.UsageError("say why: --reason cannot be empty")
     _act("cancel", config_path, options, reason=reason)

@@ -9,15 +9,17 @@ from typing import Any
 import click
 from rich.console import Console
 
-from edge.cli.main import fail
+from edge.cli.main import config_option, fail
 from edge.demo.story import DemoError, forever, once
 
 
 @click.command()
 @click.option("--once", "one_outage", is_flag=True, help="One outage to its end; exit 0 only if all arrived.")
 @click.option("--images", default=400, show_default=True, type=click.IntRange(1, 5000), help="Images in a study.")
-def demo(*, one_outage: bool, images: int) -> None:
+@config_option
+def demo(*, one_outage: bool, images: int, config_path: object) -> None:
     """Show an appliance between a modality and a PACS that comes and goes."""
+    del config_path  # taken as by every command; the demonstration makes its own
     console = Console()
     try:
         if one_outage:

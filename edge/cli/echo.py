@@ -65,4 +65,4 @@ async def _echo(destination: DimseDestination) -> tuple[float, str]:
     except FAILURES as e:
         return time.monotonic() - begun, diagnose(e, destination).detail
     taken = time.monotonic() - begun
-    return taken, "" if code == status.SUCCESS else f"{status.meaning(code)} ({code:04X})"
+    return taken, "" if code == status.SUCCESS else status.meaning(code)

@@ -179,9 +179,6 @@ class Lane:
                 self.gate.succeed()
                 if outcome.unsupported and self._skip:
                     return self._settlement(parcel, DeliveryState.DECLINED, outcome.code, outcome.detail)
-                self._journal.note(
-                    "DELIVERIES_HELD", f"destination.{self.name}", f"{self.name} refused: {outcome.detail}"
-                )
                 return self._settlement(parcel, DeliveryState.HELD, outcome.code, outcome.detail)
             case Unreachable():
                 if parcel.strikes + 1 < _STRIKES or self.gate.failing:

@@ -57,7 +57,7 @@ def from_status(code: int | None, comment: str = "") -> Outcome:
     if code is None:
         return Unreachable("EMPTY_STATUS", "The answer held no status, so it proves nothing.", midway=True)
     name = f"{code:04X}"
-    detail = f"{status.meaning(code)} ({name})" + (f": {comment}" if comment else "")
+    detail = status.meaning(code) + (f" It says: {comment}" if comment else "")
     if code == status.SUCCESS:
         return Accepted(name)
     if code == status.NOT_AUTHORIZED:

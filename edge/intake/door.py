@@ -114,11 +114,10 @@ class Door:
         file in quarantine/.
         """
         part = incoming.part
+        begun = self._clock.monotonic()
         try:
             async with asyncio.timeout(_LONGEST_ANSWER):
                 instance, legs = await self._seal(incoming)
-                part.close()
-                await self._index.take(instance, legs)
         except TimeoutError as e:
             self.discard(incoming)
             raise NoRoomError("the disk is too slow") from e
@@ -126,11 +125,19 @@ class Door:
             self.discard(incoming)
             raise self._trouble(e) from e
         except MismatchError as e:
-            self._set_aside(incoming, str(e))
+            await self._set_aside(incoming, str(e))
             raise
         except (RefusedError, asyncio.CancelledError):
             self.discard(incoming)
             raise
+        part.close()
+        # from here on the object is the index's: whatever is answered, it is kept
+        self._index.take(instance, legs)
+        try:
+            async with asyncio.timeout(_LONGEST_ANSWER - (self._clock.monotonic() - begun)):
+                await self._index.caught_up()
+        except TimeoutError as e:
+            raise NoRoomError("the store is too slow") from e
         self._board.received(part.length)
         return instance
 
@@ -175,8 +182,8 @@ class Door:
         if header.problem:
             self._journal.note("ODD_OBJECT", "receive", header.problem)
 
-    def _set_aside(self, incoming: Incoming, why: str) -> None:
-        incoming.part.close()
+    async def _set_aside(self, incoming: Incoming, why: str) -> None:
+        """Keep what was refused, unsealed, with the reason beside it, for whoever looks into it."""
         note = {
             "why": why,
             "received_at": self._clock.now(),
@@ -185,9 +192,11 @@ class Door:
             "sop_instance_uid": incoming.sop_instance_uid,
         }
         try:
+            await incoming.part.seal(lambda _digest: incoming.head.data)
+            incoming.part.close()
             self._spool.set_aside(incoming.part.id, msgspec.json.encode(note))
         except OSError:
-            self._spool.discard(incoming.part.id)
+            self.discard(incoming)
         self._journal.note("QUARANTINED", "receive", why)
 
     def _trouble(self, error: OSError) -> NoRoomError:

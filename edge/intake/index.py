@@ -12,6 +12,7 @@ from typing import Final
 
 from edge.board import Board
 from edge.clock import Clock
+from edge.findings import Journal
 from edge.intake.admission import Admission
 from edge.model import Instance
 from edge.routing import Leg
@@ -30,24 +31,35 @@ class Index:
     """The queue between the door and the store."""
 
     def __init__(
-        self, spool: Spool, syncer: Syncer, store: Store, admission: Admission, board: Board, clock: Clock
+        self,
+        spool: Spool,
+        syncer: Syncer,
+        store: Store,
+        admission: Admission,
+        board: Board,
+        journal: Journal,
+        clock: Clock,
     ) -> None:
         self._spool = spool
         self._syncer = syncer
         self._store = store
         self._admission = admission
         self._board = board
+        self._journal = journal
         self._clock = clock
         self._waiting: deque[tuple[float, Instance, Sequence[Leg]]] = deque()
         self._arrived = asyncio.Event()
         self._progress = asyncio.Condition()
         self._closing = False
 
-    async def take(self, instance: Instance, legs: Sequence[Leg]) -> None:
-        """Queue a sealed and synced object; wait while the index is too far behind."""
+    def take(self, instance: Instance, legs: Sequence[Leg]) -> None:
+        """Queue a sealed and synced object. It will be indexed, now or after a restart."""
         self._waiting.append((self._clock.monotonic(), instance, legs))
         self._show(instance, 1)
         self._arrived.set()
+
+    async def caught_up(self) -> None:
+        """Wait while the index is too far behind."""
         if self._behind():
             async with self._progress:
                 await self._progress.wait_for(lambda: not self._behind())
@@ -60,7 +72,8 @@ class Index:
     async def run(self) -> None:
         """Index until `close` was called and nothing waits."""
         while True:
-            await self._arrived.wait()
+            if not self._waiting:  # something may, after a crash
+                await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
                 begun = self._clock.monotonic()
@@ -92,6 +105,9 @@ class Index:
             await asyncio.sleep(_RETRY)
             recorded = await self._record(ids, batch)
         self._admission.open("index")
+        for number, fate in zip(ids, recorded, strict=True):
+            if fate.twin:
+                self._journal.note("TWIN", "receive", f"The second is object {number}.")
         spares = [i for i, r in zip(ids, recorded, strict=True) if r.fate is Fate.DUPLICATE]
         if spares:
             await self._syncer.run(lambda: self._unpublish(spares))

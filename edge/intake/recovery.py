@@ -7,7 +7,7 @@ set aside and said, never dropped.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,9 +20,9 @@ from edge.dicom.header import read_header
 from edge.findings import Journal
 from edge.intake import seal as seals
 from edge.intake.index import Index
-from edge.intake.seal import BadSealError
+from edge.intake.seal import BadSealError, UnknownSealError
 from edge.model import Instance, Kind
-from edge.routing import Leg
+from edge.routing import Leg, Routing
 from edge.spool import Spool, Syncer
 from edge.store import Store
 
@@ -31,19 +31,27 @@ _BATCH: Final = 500
 
 
 class DamagedError(Exception):
-    """The seal is good and the dataset is not what it says."""
+    """The seal is good, and file or dataset are not what it says."""
 
 
 class Recovery:
     """One pass over the spool at start."""
 
     def __init__(
-        self, spool: Spool, syncer: Syncer, store: Store, index: Index, journal: Journal, first_id: int
+        self,
+        spool: Spool,
+        syncer: Syncer,
+        store: Store,
+        index: Index,
+        routing: Routing,
+        journal: Journal,
+        first_id: int,
     ) -> None:
         self._spool = spool
         self._syncer = syncer
         self._store = store
         self._index = index
+        self._routing = routing
         self._journal = journal
         self._first_id = first_id
 
@@ -51,14 +59,22 @@ class Recovery:
         """Recover everything, then return."""
         for number in await self._syncer.run(self._spool.waiting):
             if number < self._first_id:
-                await self._part(number)
+                await self._try(self._part, number)
         ids = self._earlier()
         while batch := await self._syncer.run(lambda: list(islice(ids, _BATCH))):
             known = await self._store.known(batch)
             for number in batch:
                 if number not in known:
-                    await self._orphan(number)
+                    await self._try(self._orphan, number)
         await self._missing()
+        await self._unrouted()
+
+    async def _try(self, recover: Callable[[int], Awaitable[None]], number: int) -> None:
+        """Recover one object; a file that cannot be read must not keep the others waiting."""
+        try:
+            await recover(number)
+        except OSError as e:
+            self._journal.note("STORAGE_ERROR", "recovery", f"object {number}: {e.strerror or e}")
 
     def _earlier(self) -> Iterator[int]:
         return (number for number in self._spool.published() if number < self._first_id)
@@ -67,16 +83,17 @@ class Recovery:
         path = self._spool.part_path(number)
         try:
             instance, legs = await self._syncer.run(lambda: examine(path))
-        except (BadSealError, part10.NotPart10Error):
-            self._spool.discard(number)
-            return
-        except DamagedError as e:
+        except (DamagedError, UnknownSealError) as e:
             why = msgspec.json.encode({"why": str(e)})
             await self._syncer.run(lambda: self._spool.set_aside(number, why))
             self._journal.note("QUARANTINED", "recovery", str(e))
             return
+        except (BadSealError, part10.NotPart10Error):
+            self._spool.discard(number)
+            return
         await self._syncer.run(lambda: _sync(path))
-        await self._index.take(instance, legs)
+        self._index.take(instance, legs)
+        await self._index.caught_up()
 
     async def _orphan(self, number: int) -> None:
         path = self._spool.path(number)
@@ -85,27 +102,46 @@ class Recovery:
         except (BadSealError, part10.NotPart10Error, DamagedError) as e:
             self._journal.note("ODD_OBJECT", "recovery", f"{path.name} has no row and {e}")
             return
-        await self._index.take(instance, legs)
+        self._index.take(instance, legs)
+        await self._index.caught_up()
 
     async def _missing(self) -> None:
         last = 0
         while batch := await self._store.stored_after(last, _BATCH):
             last = batch[-1]
-            for number in await self._syncer.run(partial(self._without_file, batch)):
+            lost = await self._syncer.run(partial(self._without_file, batch))
+            if lost:
+                await self._store.lose(lost)
+            for number in lost:
                 self._journal.note("LOST", "storage", f"object {number}")
 
+    async def _unrouted(self) -> None:
+        """Give destinations to what came while the configuration named none."""
+        while batch := await self._store.unrouted(_BATCH):
+            routed = [(i, self._routing.legs(header, source)) for i, header, source in batch]
+            if not any(legs for _, legs in routed):
+                return
+            await self._store.route(routed)
+
     def _without_file(self, ids: Iterable[int]) -> list[int]:
-        return [i for i in ids if i < self._first_id and not self._spool.path(i).exists()]
+        # the part first: the index may be renaming it at this moment
+        return [
+            i
+            for i in ids
+            if i < self._first_id and not self._spool.part_path(i).exists() and not self._spool.path(i).exists()
+        ]
 
 
 def examine(path: Path) -> tuple[Instance, tuple[Leg, ...]]:
     """Read a file's seal and check its dataset against it.
 
-    Raises `NotPart10Error`, `BadSealError`, and `DamagedError` where seal and dataset differ.
+    Raises `NotPart10Error`, `BadSealError`, OSError, and `DamagedError` where seal and file differ.
     """
     with path.open("rb") as file:
         meta = part10.read_meta(file.read(_CHUNK))
         seal = seals.decode(meta.private)
+        if path.stem != str(seal.id):
+            raise DamagedError(f"{path.name} has the seal of object {seal.id}")
         size = os.fstat(file.fileno()).st_size
         if size != meta.offset + seal.length:
             raise DamagedError(

@@ -12,6 +12,7 @@ import msgspec
 from edge.model import Header, Instance, Kind, Source
 from edge.routing import Leg
 
+VERSION: Final = 1
 _MAGIC: Final = b"dicom-edge seal 1\n"
 _SUM: Final = 32
 _ROOM: Final = 768
@@ -22,7 +23,7 @@ _ROOM_A_LEG: Final = 160
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
     """What the file says of itself."""
 
-    version: int = 1
+    version: int = VERSION
     id: int
     length: int
     digest: bytes
@@ -34,6 +35,10 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
 
 class BadSealError(Exception):
     """The seal is missing, torn or of an unknown version."""
+
+
+class UnknownSealError(BadSealError):
+    """The seal is whole, but another version of this program made it: the object was answered."""
 
 
 def room(destinations: int) -> int:
@@ -57,9 +62,12 @@ def decode(value: bytes) -> Seal:
     if hashlib.sha256(body).digest() != value[len(_MAGIC) + 4 : start]:
         raise BadSealError("the seal is torn")
     try:
-        return msgspec.json.decode(body, type=Seal)
+        seal = msgspec.json.decode(body, type=Seal)
     except msgspec.DecodeError as e:
-        raise BadSealError(f"the seal is of an unknown make: {e}") from e
+        raise UnknownSealError(f"the seal is of an unknown make: {e}") from e
+    if seal.version != VERSION:
+        raise UnknownSealError(f"the seal is of version {seal.version}, which this program does not know")
+    return seal
 
 
 def instance(seal: Seal, kind: Kind, sop_instance_uid: str, offset: int, header: Header) -> Instance:

@@ -32,7 +32,7 @@ class Syncer:
         self._rounds: dict[int, _Rounds] = {}
 
     def submit(self, work: Callable[[], None]) -> "asyncio.Future[None]":
-        """Run ``work``, which writes or syncs, in one of the threads. The future raises the OSError that it raises."""
+        """Run ``work``, which writes or syncs, in one of the threads. The future raises what it raises."""
         done = asyncio.get_running_loop().create_future()
         self._busy += 1
         if self._busy > len(self._threads) < _SYNCERS:
@@ -67,13 +67,13 @@ class Syncer:
             work, done = job
             try:
                 work()
-            except OSError as e:
+            except Exception as e:  # noqa: BLE001 - it is for whoever submitted the work
                 loop.call_soon_threadsafe(self._done, done, e)
             else:
                 loop.call_soon_threadsafe(self._done, done, None)
             del job, work  # so that what it holds is not kept until the next one
 
-    def _done(self, future: "asyncio.Future[None]", error: OSError | None) -> None:
+    def _done(self, future: "asyncio.Future[None]", error: Exception | None) -> None:
         self._busy -= 1
         if future.done():
             return

@@ -54,9 +54,9 @@ class Collector:
         """Take the whole status now. Raises `StoreError`."""
         board, clock = self._board, self._clock
         tallies = await self._reading.tallies()
-        self._follow(tallies)
         destinations = [
-            destination_status(name, tallies, board.destinations.get(name)) for name in names(self._config, tallies)
+            destination_status(name, tallies, board.destinations.get(name), running=True)
+            for name in names(self._config, tallies)
         ]
         findings = [finding_status(f) for f in self._journal.open()]
         intake = Intake(
@@ -106,19 +106,11 @@ class Collector:
             return None
         return int(max(0, free - self._reserve) / (self._board.bytes / ran))
 
-    def _follow(self, tallies: Mapping[tuple[str, str], Tally]) -> None:
-        """Close the finding on held deliveries where a person has dealt with all of them."""
-        for finding in self._journal.open():
-            if finding.code == "DELIVERIES_HELD":
-                name = finding.component.partition(".")[2]
-                if not tallies.get((name, DeliveryState.HELD), _NONE).instances:
-                    self._journal.clear(finding.code, finding.component)
-
 
 async def stopped(config: Config, reading: Reading, clock: Clock, free: int, reserve: int) -> Snapshot:
     """Tell what the store of an appliance that does not run says."""
     tallies = await reading.tallies()
-    destinations = [destination_status(n, tallies, None) for n in names(config, tallies)]
+    destinations = [destination_status(n, tallies, None, running=False) for n in names(config, tallies)]
     code = CODES["NOT_RUNNING"]
     finding = FindingStatus(
         code=code.name,
@@ -145,9 +137,10 @@ async def stopped(config: Config, reading: Reading, clock: Clock, free: int, res
 
 
 def names(config: Config, tallies: Mapping[tuple[str, str], Tally]) -> list[str]:
-    """Every destination of the configuration, then those that only the store still knows."""
+    """Every destination of the configuration, then those that are not in it any more but are still owed something."""
     configured = [d.name for d in config.destination]
-    return configured + sorted({name for name, _ in tallies if name} - set(configured))
+    owed = {name for (name, state), tally in tallies.items() if name and tally.instances and state in WAITING}
+    return configured + sorted(owed - set(configured))
 
 
 async def queue_status(reading: Reading, tallies: Mapping[tuple[str, str], Tally], clock: Clock) -> Queue:
@@ -159,17 +152,17 @@ async def queue_status(reading: Reading, tallies: Mapping[tuple[str, str], Tally
 
 
 def destination_status(
-    name: str, tallies: Mapping[tuple[str, str], Tally], gauge: DestinationGauge | None
+    name: str, tallies: Mapping[tuple[str, str], Tally], gauge: DestinationGauge | None, *, running: bool
 ) -> Destination:
-    """One destination from its tallies and, where the appliance runs, its gauge."""
+    """One destination from its tallies and its gauge; one that nobody serves is paused, or down with the appliance."""
     counts = {str(s): tallies.get((name, s), _NONE).instances for s in DeliveryState}
     rate = gauge.rate.per_second() if gauge else 0.0
     waiting = sum(tallies.get((name, s), _NONE).bytes for s in WAITING)
     problem = Problem(code=gauge.problem_code, text=gauge.problem_text) if gauge and gauge.problem_code else None
     state: Literal["up", "down", "paused"] = "up"
-    if gauge is None or problem is not None:
+    if problem is not None or not running:
         state = "down"
-    if gauge is not None and gauge.paused:
+    elif gauge is None or gauge.paused:
         state = "paused"
     last = gauge.last_success_at if gauge else None
     return Destination(

@@ -71,10 +71,11 @@ class InstanceRow(msgspec.Struct, frozen=True, kw_only=True):
     trail: list[TrailRow]
 
 
-_DELIVERIES: Final = """SELECT d.id, d.instance, d.destination, d.state, i.sop_instance_uid, s.uid, i.modality, d.bytes,
-    d.attempts, d.code, d.detail, d.changed_at
+_DELIVERIES: Final = """SELECT d.id, d.instance, d.destination, d.state, i.sop_instance_uid, coalesce(s.uid, ''),
+    i.modality, d.bytes, d.attempts, d.code, d.detail, d.changed_at
     FROM delivery d JOIN instance i ON i.id = d.instance JOIN study s ON s.id = i.study"""
-_INSTANCES: Final = f"""SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, s.uid, i.series_uid,
+_INSTANCES: Final = f"""SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
+    coalesce(s.uid, ''), i.series_uid,
     s.accession, i.modality, i.digest, i.length, i.state, i.received_at, i.calling, i.address
     FROM instance i JOIN study s ON s.id = i.study WHERE i.id IN ({INSTANCES}) ORDER BY i.id LIMIT {_MOST_ROWS}"""
 
@@ -115,6 +116,19 @@ class Reading:
         def work(raw: sqlite3.Connection) -> float | None:
             row = raw.execute("SELECT received_at FROM instance WHERE owed > 0 ORDER BY id LIMIT 1").fetchone()
             return float(row[0]) if row else None
+
+        return await self.run(work)
+
+    async def last_held(self, destination: str) -> str:
+        """Why the delivery to ``destination`` that was held last is held."""
+
+        def work(raw: sqlite3.Connection) -> str:
+            row = raw.execute(
+                """SELECT code, detail FROM delivery WHERE state = 'held' AND destination = ?
+                    ORDER BY changed_at DESC LIMIT 1""",
+                (destination,),
+            ).fetchone()
+            return (row[1] or row[0]) if row else ""
 
         return await self.run(work)
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from edge.model import Instance
+from edge.model import Header, Instance, Source
 from edge.routing import Leg
 from edge.states import WAITING, DeliveryState
 from edge.store.trail import Mark, write
@@ -40,11 +40,11 @@ _KNOWN: Final = "SELECT 1 FROM instance WHERE id = ?"
 _SAME_UID: Final = """SELECT id, digest = ?2 AND transfer_syntax_uid = ?3 FROM instance
     WHERE sop_instance_uid = ?1 AND state = 'stored' ORDER BY id DESC"""
 _STUDY: Final = """INSERT INTO study (uid, patient_id, patient_name, accession, date, description)
-    VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+    VALUES (?, ?, ?, ?, ?, ?)"""
 _INSTANCE: Final = """INSERT INTO instance (id, study, sop_instance_uid, sop_class_uid, transfer_syntax_uid, digest,
     length, offset, series_uid, modality, series_number, series_description, instance_number, door, calling, called,
-    address, received_at, clock_trusted, owed)
-    VALUES (?, (SELECT id FROM study WHERE uid = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    address, received_at, clock_trusted, owed, unrouted)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _DELIVERY: Final = """INSERT INTO delivery
     (instance, destination, state, priority, needs_proof, bytes, behind, changed_at)
     VALUES (?, ?, 'queued', ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
@@ -68,26 +68,17 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
     if same is not None:
         missing = [leg for leg in legs if _deliver(raw, same, instance, [leg], behind=False)]
         if missing:
-            raw.execute("UPDATE instance SET owed = owed + ? WHERE id = ?", (len(missing), same))
+            values = (len(missing), same)
+            raw.execute("UPDATE instance SET owed = owed + ?, unrouted = 0 WHERE id = ?", values)
         write(raw, [_mark(instance, same, "received-again", detail)])
         return Recorded(same, Fate.DUPLICATE)
     header = instance.header
-    raw.execute(
-        _STUDY,
-        (
-            header.study_uid,
-            header.patient_id,
-            header.patient_name,
-            header.accession,
-            header.study_date,
-            header.study_description,
-        ),
-    )
+    study = _study(raw, header)
     raw.execute(
         _INSTANCE,
         (
             instance.id,
-            header.study_uid,
+            study,
             instance.sop_instance_uid,
             kind.sop_class_uid,
             kind.transfer_syntax_uid,
@@ -106,11 +97,59 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
             instance.received_at,
             instance.clock_trusted,
             len(legs),
+            not legs,
         ),
     )
     _deliver(raw, instance.id, instance, legs, behind=bool(found))
     write(raw, [_mark(instance, instance.id, "received", detail)])
     return Recorded(instance.id, Fate.NEW, twin=bool(found))
+
+
+def _study(raw: sqlite3.Connection, header: Header) -> int:
+    """The row of the study; an object that names none is a study of its own."""
+    uid = header.study_uid or None
+    found = raw.execute("SELECT id FROM study WHERE uid = ?", (uid,)).fetchone()
+    if found:
+        return int(found[0])
+    values = (
+        uid,
+        header.patient_id,
+        header.patient_name,
+        header.accession,
+        header.study_date,
+        header.study_description,
+    )
+    return raw.execute(_STUDY, values).lastrowid or 0
+
+
+def unrouted(raw: sqlite3.Connection, most: int) -> list[tuple[int, Header, Source]]:
+    """Instances without any delivery, oldest first, with what a route looks at."""
+    rows = raw.execute(
+        """SELECT i.id, i.sop_class_uid, i.modality, s.description, i.door, i.calling, i.called, i.address
+            FROM instance i JOIN study s ON s.id = i.study
+            WHERE i.unrouted = 1 AND i.state = 'stored' ORDER BY i.id LIMIT ?""",
+        (most,),
+    )
+    return [
+        (
+            number,
+            Header(sop_class_uid=sop_class, modality=modality, study_description=description),
+            Source(door=door, calling=calling, called=called, address=address),
+        )
+        for number, sop_class, modality, description, door, calling, called, address in rows
+    ]
+
+
+def route(raw: sqlite3.Connection, routed: Sequence[tuple[int, Sequence[Leg]]], now: float) -> None:
+    """Make deliveries for instances that have none; one that no route wants is asked about again at the next start."""
+    for number, legs in routed:
+        (length,) = raw.execute("SELECT length FROM instance WHERE id = ?", (number,)).fetchone()
+        if not legs:
+            continue
+        for leg in legs:
+            values = (number, leg.destination, leg.priority, leg.needs_proof, length, None, now)
+            raw.execute(_DELIVERY, values)
+        raw.execute("UPDATE instance SET owed = ?, unrouted = 0 WHERE id = ?", (len(legs), number))
 
 
 def _deliver(raw: sqlite3.Connection, number: int, instance: Instance, legs: Sequence[Leg], *, behind: bool) -> int:

@@ -16,7 +16,7 @@ _WAITING: Final = ", ".join(f"'{state}'" for state in DeliveryState if state in 
 _FIRST: Final = (
     """CREATE TABLE study (
         id INTEGER PRIMARY KEY,
-        uid TEXT NOT NULL UNIQUE,
+        uid TEXT UNIQUE,  -- NULL where the object names no study: then it is a study of its own
         patient_id TEXT NOT NULL,
         patient_name TEXT NOT NULL,
         accession TEXT NOT NULL,
@@ -44,11 +44,13 @@ _FIRST: Final = (
         received_at REAL NOT NULL,
         clock_trusted INTEGER NOT NULL CHECK (clock_trusted IN (0, 1)),
         state TEXT NOT NULL DEFAULT 'stored' CHECK (state IN ('stored', 'lost', 'quarantined', 'expired')),
-        owed INTEGER NOT NULL CHECK (owed >= 0)
+        owed INTEGER NOT NULL CHECK (owed >= 0),
+        unrouted INTEGER NOT NULL CHECK (unrouted IN (0, 1))
     ) STRICT""",
     "CREATE INDEX instance_by_uid ON instance (sop_instance_uid)",
     "CREATE INDEX instance_by_study ON instance (study)",
     "CREATE INDEX instance_owed ON instance (id) WHERE owed > 0",
+    "CREATE INDEX instance_unrouted ON instance (id) WHERE unrouted = 1",
     f"""CREATE TABLE delivery (
         id INTEGER PRIMARY KEY,
         instance INTEGER NOT NULL REFERENCES instance,
@@ -123,9 +125,12 @@ VERSION: Final = len(MIGRATIONS)
 
 
 def migrate(connection: sqlite3.Connection, target: int = VERSION) -> None:
-    """Bring the database forward to ``target``, one transaction a version. Raises `StoreError`, sqlite3.Error."""
+    """Bring the database forward to ``target``, one transaction a version. Raises `StoreError`, sqlite3.Error.
+
+    A database of the next version is served as it is: an update that was rolled back has left it so.
+    """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
+    if version > VERSION + 1:
         raise StoreError(
             f"The database is of version {version}, newer than this program's {VERSION}: install the newer program."
         )

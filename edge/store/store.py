@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from edge.clock import Clock
-from edge.model import Instance, Need
+from edge.model import Header, Instance, Need, Source
 from edge.routing import Leg
 from edge.store import deliver, people, record, schema
 from edge.store.committer import Committer
@@ -115,6 +115,17 @@ class Store:
             return [row[0] for row in rows]
 
         return await self.reading.run(work)
+
+    async def unrouted(self, most: int) -> list[tuple[int, Header, Source]]:
+        """Return up to ``most`` instances that have no delivery at all, with what a route looks at."""
+        return await self.reading.run(lambda raw: record.unrouted(raw, most))
+
+    async def route(self, routed: Sequence[tuple[int, Sequence[Leg]]]) -> None:
+        """Make deliveries for instances that have none."""
+        now = self._clock.now()
+        await self._committer.commit(lambda raw: record.route(raw, routed, now))
+        for name in {leg.destination for _, legs in routed for leg in legs}:
+            self._hints[name].set()
 
     # dispatcher
 

@@ -107,7 +107,10 @@ def _usage(arguments: Sequence[str] | None) -> _Usage:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
     parser.add_argument("--quick", action="store_true", help="one small round, to see that it works")
-    return parser.parse_args(arguments, namespace=_Usage())
+    usage = parser.parse_args(arguments, namespace=_Usage())
+    if usage.folder is not None and not usage.folder.is_dir():
+        parser.error(f"--folder: {usage.folder} is no folder")
+    return usage
 
 
 class _Bench:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from scripts.benchmarks.plan import Peer
 _TOOLS: Final = {Peer.DCMTK: ("dcmtk", "storescp"), Peer.ORTHANC: ("orthanc", "Orthanc")}
 """Debian package and program."""
 _PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+_VERSION: Final = re.compile(r"\d+(\.\d+)+")
 IN_MEMORY: Final = ("tmpfs", "ramfs")
 """File systems on which a sync costs nothing."""
 
@@ -63,8 +65,8 @@ def _version(peer: Peer) -> str:
             _, program = _TOOLS[peer]
             path = shutil.which(program, path=_PATH) or program
             done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=30)
-            line = (done.stdout or done.stderr).strip().partition("\n")[0]
-            return line.strip("$ ")
+            found = _VERSION.search(done.stdout or done.stderr)
+            return f"{_TOOLS[peer][0]} {found[0] if found else 'of unknown version'}"
         case _:
             return ""
 

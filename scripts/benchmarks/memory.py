@@ -8,7 +8,7 @@ from typing import Final, Self
 import psutil
 
 _EVERY: Final = 0.05
-_CHILDREN_EVERY: Final = 5
+_CHILDREN_EVERY: Final = 2
 """Samples: to look for new children takes longer than to measure the known ones."""
 
 

@@ -9,69 +9,87 @@ import argparse
 import os
 import signal
 import socket
+import struct
 import sys
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 from tests.peers import wire
 from tests.peers.ports import LOOPBACK
 
 _BUFFER: Final = 1 << 20
-_PDV: Final = wire.PDV_HEADER.size
+_P_DATA: Final = struct.Struct(">BxIIBB")
+"""The headers of a P-DATA-TF with one fragment: type, length; length, context, control."""
 
 
 class _Stream:
-    """Exact reads, through one large buffer."""
+    """Reads through one large buffer."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._buffer = memoryview(bytearray(_BUFFER))
+        self._buffer = bytearray(_BUFFER)
+        self._view = memoryview(self._buffer)
         self._start = self._end = 0
 
+    def peek(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """Decode what comes next, and leave it there. Raises EOFError."""
+        if self._end - self._start < layout.size:
+            self._fill(layout.size)
+        return layout.unpack_from(self._buffer, self._start)
+
     def read(self, length: int) -> bytes:
-        """Return so many bytes. Raises EOFError."""
-        data = b""
-        while len(data) < length:
-            part = self._some(length - len(data))
-            data += self._buffer[part]
-        return data
+        """Return so many bytes, fewer than the buffer has. Raises EOFError."""
+        if self._end - self._start < length:
+            self._fill(length)
+        self._start += length
+        return bytes(self._view[self._start - length : self._start])
 
     def skip(self, length: int) -> None:
         """Forget so many bytes. Raises EOFError."""
-        while length:
-            part = self._some(length)
-            length -= part.stop - part.start
+        self._start += length
+        while (beyond := self._start - self._end) > 0:
+            self._start = self._end = 0
+            self._receive()
+            self._start = beyond
 
-    def _some(self, most: int) -> slice:
-        if self._start == self._end:
-            self._start, self._end = 0, self._connection.recv_into(self._buffer)
-            if not self._end:
-                raise EOFError
-        start = self._start
-        self._start = min(start + most, self._end)
-        return slice(start, self._start)
+    def _fill(self, length: int) -> None:
+        rest = self._end - self._start
+        self._view[:rest] = bytes(self._view[self._start : self._end])
+        self._start, self._end = 0, rest
+        while self._end < length:
+            self._receive()
+
+    def _receive(self) -> None:
+        size = self._connection.recv_into(self._view[self._end :])
+        if not size:
+            raise EOFError
+        self._end += size
 
 
 def _serve(connection: socket.socket, max_pdu: int) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # noqa: FBT003 - positional only
     stream = _Stream(connection)
     control = wire.Control.COMMAND | wire.Control.LAST
+    command, last = int(wire.Control.COMMAND), int(wire.Control.LAST)
     request = wire.Command({})
     while True:
-        kind, length = wire.HEADER.unpack(stream.read(wire.HEADER.size))
+        kind, length = stream.peek(wire.HEADER)
         match kind:
-            case wire.Type.ASSOCIATE_RQ:
-                connection.sendall(_accept(stream.read(length), max_pdu))
-            case wire.Type.RELEASE_RQ:
-                connection.sendall(wire.RELEASE_RP)
             case wire.Type.P_DATA:
-                size, context, sort = wire.PDV_HEADER.unpack(stream.read(_PDV))
-                if sort & wire.Control.COMMAND:
-                    request = wire.Command.decode(stream.read(size - 2))
+                _, _, size, context, sort = stream.peek(_P_DATA)
+                if sort & command:
+                    request = wire.Command.decode(stream.read(wire.HEADER.size + length)[_P_DATA.size :])
                     continue
-                stream.skip(size - 2)
-                if sort & wire.Control.LAST:
+                stream.skip(_P_DATA.size + size - 2)
+                if sort & last:
                     answer = wire.response(request, 0).encode()
                     connection.sendall(wire.p_data(wire.Pdv(context, control, answer)))
+            case wire.Type.ASSOCIATE_RQ:
+                request_body = stream.read(wire.HEADER.size + length)[wire.HEADER.size :]
+                connection.sendall(_accept(request_body, max_pdu))
+            case wire.Type.RELEASE_RQ:
+                connection.sendall(wire.RELEASE_RP)
+                return
             case _:
                 return
 
@@ -100,10 +118,8 @@ def main() -> int:
                 connection.close()
                 continue
             listener.close()
-            try:
+            with suppress(EOFError, OSError):
                 _serve(connection, options.max_pdu)
-            except (EOFError, OSError):
-                os._exit(0)
             os._exit(0)
 
 

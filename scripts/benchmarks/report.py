@@ -14,8 +14,8 @@ from scripts.benchmarks.receive import SYNCS
 from scripts.benchmarks.summary import Goal, Results, goals, over
 
 _NUMBERS: Final = frozenset({"objects", "objects/s", "min..max", "MB/s", "edge/peer", "MB over idle"})
-_ALONE: Final = 10.0
-"""From here on a rate is told without decimals."""
+_WHOLE: Final = 10.0
+"""From here on a number is told without decimals."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Report:
             "on" if cell.nagle else "off",
             name,
             str(runs[0].objects),
-            _rate(median(rates)),
-            f"{_rate(min(rates))}..{_rate(max(rates))}",
-            f"{median(run.bandwidth for run in runs) / 1e6:.0f}",
+            _short(median(rates)),
+            f"{_short(min(rates))}..{_short(max(rates))}",
+            _short(median(run.bandwidth for run in runs) / 1e6),
             "" if ratio is None else f"{ratio:.2f}",
             f"{median(run.grown for run in runs) / 1e6:.1f}",
             (SYNCS if receiving else HOW)[peer],
@@ -124,8 +124,8 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _rate(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= _ALONE else f"{rate:.2f}"
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number >= _WHOLE else f"{number:.2f}"
 
 
 def _verdict(goal: Goal) -> str:

@@ -1,0 +1,62 @@
+"""Findings that nobody commits but somebody must notice: looked for in the store and on the disk, every second.
+
+It opens and closes findings, and asks the gate of intake to look at the disk; it never touches the flow.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from edge.config import Config
+from edge.findings import Journal
+from edge.states import WAITING, DeliveryState
+from edge.store import Reading, StoreError, Tally
+
+_EVERY: Final = 1.0
+_NONE: Final = Tally()
+
+
+class Observer:
+    """Watches what the stages cannot see from where they are."""
+
+    def __init__(self, config: Config, reading: Reading, journal: Journal, look: Callable[[], object]) -> None:
+        self._names = [d.name for d in config.destination]
+        self._reading = reading
+        self._journal = journal
+        self._look = look
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            self._look()
+            try:
+                await self.observe()
+            except StoreError as e:
+                self._journal.note("STORAGE_ERROR", "store", str(e))
+            await asyncio.sleep(_EVERY)
+
+    async def observe(self) -> None:
+        """Look once. Raises `StoreError`."""
+        tallies = await self._reading.tallies()
+        for name in sorted({*self._names, *(name for name, _ in tallies if name)}):
+            await self._held(name, tallies.get((name, DeliveryState.HELD), _NONE).instances)
+            if name not in self._names:
+                left = sum(tallies.get((name, state), _NONE).instances for state in WAITING)
+                self._set(
+                    "DESTINATION_REMOVED",
+                    name,
+                    f"{left} objects still wait for {name}, which the configuration does not name any more."
+                    * bool(left),
+                )
+
+    async def _held(self, name: str, count: int) -> None:
+        why = await self._reading.last_held(name) if count else ""
+        objects = "1 object is" if count == 1 else f"{count} objects are"
+        self._set("DELIVERIES_HELD", name, f"{objects} held for {name}: {why}" * bool(count))
+
+    def _set(self, code: str, name: str, detail: str) -> None:
+        """Open the finding with ``detail``, or close it where there is none."""
+        if detail:
+            self._journal.state(code, f"destination.{name}", detail)
+        else:
+            self._journal.clear(code, f"destination.{name}")
