@@ -1,11 +1,30 @@
-import re
-from collections.abc import Iterable
+"""Two things of one name: the statuses of DICOM responses, and, from the line below, the status of the appliance."""
 
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
 import pytest
 from pynetdicom import status as reference
 
+from edge import __version__
+from edge.board import Board
+from edge.config import Config, Device, DimseDestination
 from edge.dicom import status
 from edge.dicom.status import StatusClass, classify, meaning
+from edge.findings import Journal
+from edge.model import Header, Instance, Kind, Source
+from edge.routing import Leg
+from edge.snapshot import Destination, FindingStatus, Intake, Snapshot
+from edge.states import DeliveryState
+from edge.status.collect import Collector, stopped
+from edge.status.lights import _TABLE, Facts, light
+from edge.status.observer import Observer
+from edge.store import Choice, Reading, Settlement, Store, Tally
 
 WARNINGS = {0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)}
 
@@ -99,3 +118,369 @@ def test_sentences() -> None:
     assert meaning(0xA7FF) == "The receiver has no room or is short of resources (status A7FF)."
     assert meaning(0x0122) == "The receiver does not take this SOP class (status 0122)."
     assert meaning(0xD123) == ("The DICOM standard does not know this status; ask who runs the receiver (status D123).")
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# the status of the appliance: light, snapshot, findings that are observed
+
+
+CONTRACT: Final[dict[str, Any]] = {
+    "schema": int,
+    "taken_at": str,
+    "device": {"id": str, "name": str, "site": str, "version": str},
+    "light": {"code": str, "color": str, "pattern": str, "text": str},
+    "intake": {"open": bool, "associations": int, "instances": int, "bytes": int, "refused": int, "last_at": str},
+    "queue": {"instances": int, "bytes": int, "oldest_seconds": int},
+    "destinations": [
+        {
+            "name": str,
+            "state": str,
+            **dict.fromkeys(("queued", "sending", "accepted", "verified", "held", "cancelled", "declined"), int),
+            "rate_bytes_per_second": int,
+            "drain_seconds": int,
+            "last_success_at": str,
+            "problem": {"code": str, "text": str},
+        }
+    ],
+    "storage": {"free_bytes": int, "reserve_bytes": int, "autonomy_seconds": int},
+    "clock": {"trusted": bool},
+    "findings": [
+        {"code": str, "severity": str, "component": str, "since": str, "count": int, "text": str, "advice": str}
+    ],
+}
+"""The keys that scripts rely on, with their types; adding one is free, so the snapshot may have more."""
+
+TO_PACS: Final = Config(
+    device=Device(name="CT room", site="Posta"),
+    destination=(DimseDestination(name="pacs", host="127.0.0.1", ae_title="PACS"),),
+)
+NOWHERE: Final = Config()
+
+
+class ManualClock:
+    """Time that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.wall = 1_800_000_000.0
+        self.believed = True
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> float:
+        return self.wall
+
+    def trusted(self) -> bool:
+        return self.believed
+
+
+class Box:
+    """What status reads, with a store that is real."""
+
+    def __init__(self, store: Store, clock: ManualClock) -> None:
+        self.store, self.clock = store, clock
+        self.board = Board(clock)
+        self.board.intake_open, self.board.intake_closed_because = True, ""
+        self.board.destination("pacs")  # as its lane does
+        self.journal = Journal(clock)
+        self.free = 5000
+
+    def collector(self, config: Config = TO_PACS) -> Collector:
+        reading = self.store.reading
+        return Collector(config, "d1", reading, self.board, self.journal, self.clock, lambda: self.free, 1000)
+
+    async def arrive(self, numbers: range, *destinations: str) -> None:
+        legs = [Leg(name, 1, needs_proof=False) for name in destinations]
+        await self.store.record([(self.instance(number), legs) for number in numbers])
+
+    def instance(self, number: int) -> Instance:
+        return Instance(
+            id=number,
+            kind=Kind("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"),
+            sop_instance_uid=f"1.2.{number}",
+            digest=number.to_bytes(32, "big"),
+            length=100,
+            offset=0,
+            source=Source(door="dimse"),
+            received_at=self.clock.wall,
+            clock_trusted=True,
+            header=Header(study_uid="1.2"),
+        )
+
+    async def settle(self, count: int, state: DeliveryState, detail: str = "") -> None:
+        parcels = await self.store.claim("pacs", count)
+        await self.store.settle(
+            [
+                Settlement(
+                    delivery=p.delivery, instance=p.instance, destination="pacs", state=state, code="X", detail=detail
+                )
+                for p in parcels
+            ]
+        )
+
+
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[Box]:
+    clock = ManualClock()
+    store = await Store.open(tmp_path, clock, 1, lambda number: tmp_path / f"{number}.dcm")
+    committing = asyncio.create_task(store.run())
+    yield Box(store, clock)
+    store.finish()
+    await committing
+    await store.close()
+
+
+# the light
+
+
+def destination(state: str) -> Destination:
+    numbers = dict.fromkeys((str(one) for one in DeliveryState), 0)
+    rest = {"rate_bytes_per_second": 0, "drain_seconds": None, "last_success_at": None, "problem": None}
+    return msgspec.convert({"name": "pacs", "state": state, **numbers, **rest}, Destination)
+
+
+def finding(severity: str, code: str = "ANY") -> FindingStatus:
+    return FindingStatus(code=code, severity=severity, component="x", since="", count=1, text="", advice="")
+
+
+def facts(
+    *,
+    starting: bool = False,
+    closed: bool = False,
+    findings: Sequence[FindingStatus] = (),
+    states: Sequence[str] = ("up",),
+    moving: bool = False,
+) -> Facts:
+    return Facts(
+        starting=starting,
+        intake=Intake(open=not closed, associations=0, instances=0, bytes=0, refused=0, last_at=None),
+        destinations=[destination(state) for state in states],
+        findings=findings,
+        moving=moving,
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "code", "color", "pattern"),
+    [
+        (facts(), "G1", "green", "steady"),
+        (facts(states=()), "G1", "green", "steady"),
+        (facts(states=("paused",)), "G1", "green", "steady"),
+        (facts(findings=[finding("info")]), "G1", "green", "steady"),
+        (facts(findings=[finding("warning", "DESTINATION_DOWN")]), "G1", "green", "steady"),
+        (facts(moving=True), "G2", "green", "brief dips"),
+        (facts(states=("up", "down")), "Y1", "yellow", "steady"),
+        (facts(findings=[finding("warning", "DESTINATION_DOWN")], states=("down",)), "Y1", "yellow", "steady"),
+        (facts(findings=[finding("warning")]), "Y2", "yellow", "0.5 Hz"),
+        (facts(findings=[finding("error")]), "R1", "red", "steady"),
+        (facts(closed=True), "R2", "red", "2 Hz"),
+        (facts(starting=True, closed=True), "W1", "white", "slow pulse"),
+    ],
+)
+def test_each_row_of_the_light_table_shows(seen: Facts, code: str, color: str, pattern: str) -> None:
+    shown = light(seen)
+    assert (shown.code, shown.color, shown.pattern) == (code, color, pattern)
+
+
+@pytest.mark.parametrize("causes", list(product([False, True], repeat=6)))
+def test_of_several_causes_the_worst_shows(causes: tuple[bool, ...]) -> None:
+    starting, closed, broken, warned, down, moving = causes
+    findings = [finding("info")] + [finding("warning")] * warned + [finding("error")] * broken
+    seen = facts(
+        starting=starting,
+        closed=closed,
+        findings=findings,
+        states=("down", "up") if down else ("up",),
+        moving=moving,
+    )
+    worst_first = zip(causes, ("W1", "R2", "R1", "Y2", "Y1", "G2"), strict=True)
+    assert light(seen).code == next((code for cause, code in worst_first if cause), "G1")
+
+
+def test_no_light_is_told_by_colour_alone() -> None:
+    lights = [shown for _, shown in _TABLE]
+    assert len({one.code for one in lights}) == len(lights) == 7
+    assert len({(one.color, one.pattern) for one in lights}) == len(lights)
+    assert all(one.text.endswith(".") for one in lights)
+
+
+# the snapshot
+
+
+def misshapen(given: Any, wanted: Any, path: str = "") -> list[str]:
+    """Where ``given`` lacks a key of the contract, or has it with another type."""
+    if isinstance(wanted, Mapping):
+        missing = [f"{path}.{key}" for key in wanted if key not in given]
+        return missing + [
+            w for key in wanted if key in given for w in misshapen(given[key], wanted[key], f"{path}.{key}")
+        ]
+    if isinstance(wanted, list):
+        return [wrong for each in given for wrong in misshapen(each, wanted[0], f"{path}[]")]
+    return [] if type(given) is wanted else [f"{path}: {given!r}"]
+
+
+async def test_the_snapshot_has_every_key_of_the_contract(box: Box) -> None:
+    await box.arrive(range(1, 4), "pacs")
+    gauge = box.board.destination("pacs")
+    gauge.problem_code, gauge.problem_text, gauge.last_success_at = "TIMEOUT", "it is silent.", box.clock.wall
+    gauge.rate.add(1000)
+    box.board.received(100)
+    box.journal.note("DESTINATION_DOWN", "destination.pacs", "it is silent.")
+    collector = box.collector()
+    box.clock.seconds += 1
+    given = msgspec.to_builtins(await collector.snapshot())
+    assert misshapen(given, CONTRACT) == []
+    assert set(given) == set(CONTRACT)
+    assert given["schema"] == 1
+    assert given["taken_at"] == "2027-01-15T08:00:00.000Z"
+    assert given["device"] == {"id": "d1", "name": "CT room", "site": "Posta", "version": __version__}
+    assert msgspec.convert(given, Snapshot) == await collector.snapshot()
+
+
+async def test_what_is_not_known_is_null(box: Box) -> None:
+    given = msgspec.to_builtins(await box.collector().snapshot())
+    assert given["intake"]["last_at"] is None
+    assert given["storage"]["autonomy_seconds"] is None
+    pacs = given["destinations"][0]
+    assert [pacs[key] for key in ("drain_seconds", "last_success_at", "problem")] == [None] * 3
+
+
+async def test_the_numbers_of_an_outage_are_those_of_the_store(box: Box) -> None:
+    await box.arrive(range(1, 9), "pacs")
+    await box.settle(2, DeliveryState.ACCEPTED)
+    await box.settle(1, DeliveryState.HELD)
+    await box.settle(1, DeliveryState.DECLINED)
+    await box.store.decide("cancel", Choice(uid="8"), who="test", reason="test")
+    await box.store.claim("pacs", 1)
+    gauge = box.board.destination("pacs")
+    gauge.problem_code, gauge.problem_text = "REFUSED_CONNECTION", "nothing listens there."
+    gauge.rate.add(500)
+    box.clock.wall += 3120.7
+    given = await box.collector().snapshot()
+    (pacs,) = given.destinations
+    assert [pacs.queued, pacs.sending, pacs.accepted, pacs.verified] == [2, 1, 2, 0]
+    assert [pacs.held, pacs.cancelled, pacs.declined] == [1, 1, 1]
+    assert (pacs.state, pacs.problem and pacs.problem.code) == ("down", "REFUSED_CONNECTION")
+    assert (pacs.rate_bytes_per_second, pacs.drain_seconds) == (50, 8)
+    assert (given.queue.instances, given.queue.bytes, given.queue.oldest_seconds) == (4, 400, 3120)
+    assert given.light.code == "Y1"
+
+
+async def test_when_the_outage_is_over_nothing_waits(box: Box) -> None:
+    await box.arrive(range(1, 6), "pacs")
+    await box.settle(5, DeliveryState.ACCEPTED)
+    given = await box.collector().snapshot()
+    assert (given.queue.instances, given.queue.bytes, given.queue.oldest_seconds) == (0, 0, 0)
+    assert (given.destinations[0].state, given.light.code) == ("up", "G1")
+
+
+async def test_a_clock_that_jumps_back_makes_no_negative_age(box: Box) -> None:
+    await box.arrive(range(1, 2), "pacs")
+    box.clock.wall -= 86_400
+    box.clock.believed = False
+    given = await box.collector().snapshot()
+    assert (given.queue.oldest_seconds, given.clock.trusted) == (0, False)
+
+
+async def test_what_was_answered_and_has_no_row_yet_is_owed_where_there_is_a_destination(box: Box) -> None:
+    box.board.unindexed, box.board.unindexed_bytes = 3, 300
+    given = await box.collector().snapshot()
+    assert (given.queue.instances, given.queue.bytes) == (3, 300)
+    assert (await box.collector(NOWHERE).snapshot()).queue.instances == 0
+
+
+async def test_what_gets_its_row_while_the_snapshot_is_taken_is_never_overlooked(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Reading.tallies
+    box.board.unindexed, box.board.unindexed_bytes = 1, 100
+
+    async def tallies(self: Reading) -> dict[tuple[str, str], Tally]:
+        read = await real(self)
+        await box.arrive(range(1, 2), "pacs")
+        box.board.unindexed = box.board.unindexed_bytes = 0
+        return read
+
+    monkeypatch.setattr(Reading, "tallies", tallies)
+    assert (await box.collector().snapshot()).queue.instances >= 1
+
+
+async def test_a_destination_that_left_the_configuration_is_shown_while_it_is_owed_something(box: Box) -> None:
+    await box.arrive(range(1, 3), "pacs", "old")
+    given = await box.collector().snapshot()
+    assert [(d.name, d.state, d.queued) for d in given.destinations] == [("pacs", "up", 2), ("old", "paused", 2)]
+    await box.store.decide("cancel", Choice(destination="old"), who="test", reason="gone")
+    given = await box.collector().snapshot()
+    assert [d.name for d in given.destinations] == ["pacs"]
+    assert given.light.code == "G1"
+
+
+@pytest.mark.parametrize(("free", "seconds"), [(5000, 400), (1000, 0), (10, 0)])
+async def test_autonomy_is_the_room_above_the_reserve_at_the_rate_since_the_start(
+    box: Box, free: int, seconds: int
+) -> None:
+    collector = box.collector()
+    box.board.received(1000)
+    box.clock.seconds += 100
+    box.free = free
+    storage = (await collector.snapshot()).storage
+    assert (storage.free_bytes, storage.reserve_bytes, storage.autonomy_seconds) == (free, 1000, seconds)
+
+
+async def test_the_light_follows_intake_and_findings(box: Box) -> None:
+    collector = box.collector()
+    box.board.associations = 1
+    seen = [(await collector.snapshot()).light.code]
+    box.journal.note("QUARANTINED", "receive", "odd")
+    seen.append((await collector.snapshot()).light.code)
+    box.journal.note("LOST", "storage", "object 1")
+    seen.append((await collector.snapshot()).light.code)
+    box.board.intake_open, box.board.intake_closed_because = False, "the disk is full"
+    seen.append((await collector.snapshot()).light.code)
+    box.board.intake_closed_because = "starting"
+    seen.append((await collector.snapshot()).light.code)
+    assert seen == ["G2", "Y2", "R1", "R2", "W1"]
+
+
+async def test_an_appliance_that_does_not_run_is_told_from_its_store_alone(box: Box) -> None:
+    await box.arrive(range(1, 4), "pacs")
+    given = await stopped(TO_PACS, box.store.reading, box.clock, 5000, 1000)
+    assert set(msgspec.to_builtins(given)) == set(CONTRACT)
+    assert (given.light.code, given.intake.open, given.queue.instances) == ("R2", False, 3)
+    assert [(d.name, d.state, d.queued) for d in given.destinations] == [("pacs", "down", 3)]
+    assert [one.code for one in given.findings] == ["NOT_RUNNING"]
+
+
+# findings that are observed
+
+
+async def test_held_deliveries_are_a_finding_until_a_person_has_dealt_with_all_of_them(box: Box) -> None:
+    await box.arrive(range(1, 4), "pacs")
+    observer = Observer(TO_PACS, box.store.reading, box.journal, lambda: None)
+    await observer.observe()
+    assert box.journal.open() == ()
+    await box.settle(2, DeliveryState.HELD, "no such class")
+    for _ in range(3):
+        await observer.observe()
+    (found,) = box.journal.open()
+    assert (found.code, found.component, found.count) == ("DELIVERIES_HELD", "destination.pacs", 1)
+    assert found.text == "2 objects are held for pacs: no such class"
+    await box.store.decide("release", Choice(uid="1"), who="test")
+    await observer.observe()
+    assert "1 object is held" in box.journal.open()[0].text
+    await box.store.decide("cancel", Choice(uid="2"), who="test", reason="test")
+    await observer.observe()
+    assert box.journal.open() == ()
+
+
+async def test_what_waits_for_a_removed_destination_is_a_finding(box: Box) -> None:
+    await box.arrive(range(1, 3), "old")
+    observer = Observer(TO_PACS, box.store.reading, box.journal, lambda: None)
+    await observer.observe()
+    (found,) = box.journal.open()
+    assert (found.code, found.component) == ("DESTINATION_REMOVED", "destination.old")
+    assert found.text.startswith("2 objects still wait for old")
+    await box.store.decide("cancel", Choice(), who="test", reason="test")
+    await observer.observe()
+    assert box.journal.open() == ()

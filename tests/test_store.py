@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 import pytest
@@ -86,15 +86,33 @@ class Opened:
     store: Store
     committing: asyncio.Task[None]
 
+    closed: bool = False
+
     async def close(self) -> None:
-        self.store.finish()
-        await self.committing
-        await self.store.close()
+        if not self.closed:
+            self.closed = True
+            self.store.finish()
+            await self.committing
+            await self.store.close()
 
 
-async def opened(storage: Path, clock: ManualClock, session: int = 1) -> Opened:
-    store = await Store.open(storage, clock, session, lambda number: storage / f"{number}.dcm")
-    return Opened(store, asyncio.create_task(store.run()))
+class Opener(Protocol):
+    async def __call__(self, storage: Path, clock: ManualClock, session: int = 1) -> Opened: ...
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Opener]:
+    """Opens stores, and closes them in the end: an open connection would keep its thread."""
+    made: list[Opened] = []
+
+    async def opener(storage: Path, clock: ManualClock, session: int = 1) -> Opened:
+        store = await Store.open(storage, clock, session, lambda number: storage / f"{number}.dcm")
+        made.append(Opened(store, asyncio.create_task(store.run())))
+        return made[-1]
+
+    yield opener
+    for one in made:
+        await one.close()
 
 
 @pytest.fixture
@@ -103,10 +121,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
-    here = await opened(tmp_path, clock)
-    yield here.store
-    await here.close()
+async def store(tmp_path: Path, clock: ManualClock, opened: Opener) -> Store:
+    return (await opened(tmp_path, clock)).store
 
 
 @pytest.fixture
@@ -228,7 +244,9 @@ async def test_a_new_storage_path_gets_the_newest_schema(tmp_path: Path, store: 
     assert await store.highest_id() == 0
 
 
-async def test_a_database_that_is_there_already_is_left_as_it_is(tmp_path: Path, clock: ManualClock) -> None:
+async def test_a_database_that_is_there_already_is_left_as_it_is(
+    tmp_path: Path, clock: ManualClock, opened: Opener
+) -> None:
     first = await opened(tmp_path, clock)
     await first.store.record([(instance(1), [leg()])])
     await first.close()
@@ -250,7 +268,7 @@ def test_a_migration_that_fails_leaves_the_version_before_it_whole(monkeypatch: 
 
 
 async def test_a_database_of_the_next_version_is_served_as_a_rolled_back_update_left_it(
-    tmp_path: Path, clock: ManualClock
+    tmp_path: Path, clock: ManualClock, opened: Opener
 ) -> None:
     await (await opened(tmp_path, clock)).close()
     set_version(tmp_path, schema.VERSION + 1)
@@ -262,11 +280,13 @@ async def test_a_database_of_the_next_version_is_served_as_a_rolled_back_update_
         assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION + 1,)
 
 
-async def test_a_database_of_a_yet_newer_version_is_refused_in_a_sentence(tmp_path: Path, clock: ManualClock) -> None:
+async def test_a_database_of_a_yet_newer_version_is_refused_in_a_sentence(
+    tmp_path: Path, clock: ManualClock, opened: Opener
+) -> None:
     await (await opened(tmp_path, clock)).close()
     set_version(tmp_path, schema.VERSION + 2)
     with pytest.raises(StoreError) as refused:
-        await unopened(tmp_path, clock)
+        await opened(tmp_path, clock)
     assert str(refused.value) == (
         f"The database is of version {schema.VERSION + 2}, newer than this program's {schema.VERSION}: "
         "install the newer program."
@@ -278,16 +298,13 @@ def set_version(storage: Path, version: int) -> None:
         connection.execute(f"PRAGMA user_version = {version}")
 
 
-async def unopened(storage: Path, clock: ManualClock) -> None:
-    """Open what should be refused; closed again where it is not, as an open connection keeps a thread."""
-    await (await opened(storage, clock, 2)).close()
-
-
-async def test_a_database_that_is_none_is_refused_in_a_sentence(tmp_path: Path, clock: ManualClock) -> None:
+async def test_a_database_that_is_none_is_refused_in_a_sentence(
+    tmp_path: Path, clock: ManualClock, opened: Opener
+) -> None:
     (tmp_path / "db").mkdir()
     (tmp_path / "db" / FILE).write_bytes(b"this is not a database, however long it may be" * 100)
     with pytest.raises(StoreError, match=r"The database in .*db cannot be opened: file is not a database\."):
-        await unopened(tmp_path, clock)
+        await opened(tmp_path, clock)
 
 
 async def test_reading_where_no_appliance_ever_ran_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -493,7 +510,9 @@ async def test_a_writer_started_again_after_a_crash_serves_what_still_waits(
     await again
 
 
-async def test_a_closed_store_finishes_what_was_asked_and_takes_no_more(tmp_path: Path, clock: ManualClock) -> None:
+async def test_a_closed_store_finishes_what_was_asked_and_takes_no_more(
+    tmp_path: Path, clock: ManualClock, opened: Opener
+) -> None:
     here = await opened(tmp_path, clock)
     asked = [asyncio.create_task(here.store.record([(instance(n), [leg()])])) for n in range(1, 6)]
     await asyncio.sleep(0)
@@ -660,7 +679,9 @@ async def test_upcoming_names_each_need_once_the_most_urgent_first(store: Store)
     assert await store.upcoming("nobody") == []
 
 
-async def test_what_one_session_claims_no_other_can_claim_or_settle(tmp_path: Path, clock: ManualClock) -> None:
+async def test_what_one_session_claims_no_other_can_claim_or_settle(
+    tmp_path: Path, clock: ManualClock, opened: Opener
+) -> None:
     ours, theirs = await opened(tmp_path, clock, 1), await opened(tmp_path, clock, 2)
     await fates(ours.store, instance(1), instance(2))
     mine = await ours.store.claim("pacs", 1)
@@ -686,7 +707,9 @@ async def test_an_outcome_against_the_table_is_refused(store: Store, state: Deli
     assert await states(store) == {1: "sending"}
 
 
-async def test_a_new_session_gives_back_exactly_what_others_were_sending(tmp_path: Path, clock: ManualClock) -> None:
+async def test_a_new_session_gives_back_exactly_what_others_were_sending(
+    tmp_path: Path, clock: ManualClock, opened: Opener
+) -> None:
     first = await opened(tmp_path, clock, 1)
     await fates(first.store, *(instance(n) for n in range(1, 7)))
     one, two, three = await first.store.claim("pacs", 3)
@@ -704,7 +727,7 @@ async def test_a_new_session_gives_back_exactly_what_others_were_sending(tmp_pat
 
 
 async def test_what_waited_for_its_time_waits_by_the_new_clock_after_a_restart(
-    tmp_path: Path, clock: ManualClock
+    tmp_path: Path, clock: ManualClock, opened: Opener
 ) -> None:
     first = await opened(tmp_path, clock, 1)
     await fates(first.store, instance(1))
@@ -1108,5 +1131,9 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100,
+    stateful_step_count=50,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow],
 )

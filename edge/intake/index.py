@@ -60,11 +60,13 @@ class Index:
 
     async def caught_up(self) -> None:
         """Wait while the index is too far behind."""
-        if self._behind():
+        if self.behind:
             async with self._progress:
-                await self._progress.wait_for(lambda: not self._behind())
+                await self._progress.wait_for(lambda: not self.behind)
 
-    def _behind(self) -> bool:
+    @property
+    def behind(self) -> bool:
+        """Whether answers must wait."""
         if len(self._waiting) > _MOST_BEHIND:
             return True
         return bool(self._waiting) and self._clock.monotonic() - self._waiting[0][0] > _LONGEST_BEHIND

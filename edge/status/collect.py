@@ -53,6 +53,8 @@ class Collector:
     async def snapshot(self) -> Snapshot:
         """Take the whole status now. Raises `StoreError`."""
         board, clock = self._board, self._clock
+        # before the rows: what is indexed in between counts twice for a moment, rather than not at all
+        unindexed = Tally(board.unindexed, board.unindexed_bytes)
         tallies = await self._reading.tallies()
         destinations = [
             destination_status(name, tallies, board.destinations.get(name), running=True)
@@ -82,20 +84,20 @@ class Collector:
                 )
             ),
             intake=intake,
-            queue=self._with_unindexed(await queue_status(self._reading, tallies, clock)),
+            queue=self._owed(await queue_status(self._reading, tallies, clock), unindexed),
             destinations=destinations,
             storage=Storage(free_bytes=free, reserve_bytes=self._reserve, autonomy_seconds=self._autonomy(free)),
             clock=ClockStatus(trusted=clock.trusted()),
             findings=findings,
         )
 
-    def _with_unindexed(self, queue: Queue) -> Queue:
+    def _owed(self, queue: Queue, unindexed: Tally) -> Queue:
         """What was answered a moment ago is owed too, though its row is not written yet."""
         if not self._config.destination:
             return queue
         return Queue(
-            instances=queue.instances + self._board.unindexed,
-            bytes=queue.bytes + self._board.unindexed_bytes,
+            instances=queue.instances + unindexed.instances,
+            bytes=queue.bytes + unindexed.bytes,
             oldest_seconds=queue.oldest_seconds,
         )
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import signal
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from typing import Final, NoReturn, TypeVar
 from rich.console import Console
 
 from scripts.benchmarks.forward import forward
-from scripts.benchmarks.machine import IN_MEMORY, describe, file_system, missing
+from scripts.benchmarks.machine import IN_MEMORY, describe, even_start, file_system, missing
 from scripts.benchmarks.plan import Cell, Counts, Kind, Peer, Run, Work, cells, rotation
 from scripts.benchmarks.receive import receive
 from scripts.benchmarks.report import Report, markdown, show
@@ -120,6 +119,7 @@ class _Bench:
         self.usage, self.folder = usage, folder
         self.remarks: list[str] = []
         self.broken = 0
+        self._ran = 0
         self._samples = Samples(folder, usage.megabytes)
 
     def peers(self) -> list[Peer]:
@@ -152,16 +152,17 @@ class _Bench:
     def _run(self, peer: Peer, cell: Cell, number: int) -> Run | None:
         count = self.usage.counts.of(self.usage.work, peer, cell)
         measure = receive if self.usage.work is Work.RECEIVE else forward
-        folder = self.folder / "run"
+        # kept until the end: on some file systems making files is slow for minutes after many were deleted
+        self._ran += 1
+        folder = self.folder / f"run{self._ran}"
         folder.mkdir()
+        even_start()
         try:
             run = measure(peer, cell, count, self._samples, folder / "peer", number)
         except _BROKEN as e:
             self.broken += 1
             self.remark(f"A run of {peer} broke ({cell.kind.label}, {over(cell.associations)}): {e}")
             return None
-        finally:
-            shutil.rmtree(folder)
         rate = f"{run.rate:.1f}/s, {run.bandwidth / 1e6:.0f} MB/s, {run.grown / 1e6:+.1f} MB"
         _say(f"  round {number + 1}, {peer}: {run.objects} in {run.seconds:.3f} s, {rate}")
         return run
