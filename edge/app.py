@@ -103,7 +103,7 @@ class Appliance:
     async def _open_store(self) -> Store:
         try:
             self._spool.open()
-            self._identity.open(lambda: max([*self._spool.published(), *self._spool.waiting()], default=0))
+            self._identity.open(self._spool.highest)
         except StorageError as e:
             raise StartError(str(e)) from e
         except OSError as e:
@@ -115,6 +115,10 @@ class Appliance:
 
     async def _serve(self, store: Store, ready: Callable[["Appliance"], None] | None) -> None:
         config, journal = self.config, self.journal
+        try:
+            self._identity.rise_above(await store.highest_id())
+        except OSError as e:
+            raise StartError(storage_trouble(config.storage.path, e)) from e
         self._say_notices()
         committing = self.supervisor.service("store", store.run)
         await store.recover(_RIPE_WITHIN * random.random())  # noqa: S311 - jitter

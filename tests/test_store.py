@@ -1074,7 +1074,7 @@ class QueueMachine(RuleBasedStateMachine):
     def restart(self, wait: float) -> None:
         self.session += 1
         self.time = 0.0
-        given_back = self.commit(lambda raw: deliver.recover(raw, self.session, wait))
+        given_back = self.commit(lambda raw: deliver.recover(raw, self.session, wait, 0.0, trusted=True))
         assert given_back == len(self.sending())
         for d in self.model.deliveries.values():
             if d.state is S.QUEUED and d.not_before is not None:

@@ -45,10 +45,15 @@ class Admission:
         now = self._clock.monotonic()
         if now - self._looked_at >= _LOOK_EVERY:
             self._looked_at = now
-            if self._free() < self.reserve:
-                self.close("storage", "the disk is full up to its reserve.")
+            try:
+                full = self._free() < self.reserve
+            except OSError as e:
+                self.close("storage", f"the disk cannot be asked for its room: {e.strerror or e}.")
             else:
-                self.open("storage")
+                if full:
+                    self.close("storage", "the disk is full up to its reserve.")
+                else:
+                    self.open("storage")
         return next(iter(self._reasons.values()), None)
 
     def _show(self) -> None:

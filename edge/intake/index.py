@@ -112,7 +112,10 @@ class Index:
                 self._journal.note("TWIN", "receive", f"The second is object {number}.")
         spares = [i for i, r in zip(ids, recorded, strict=True) if r.fate is Fate.DUPLICATE]
         if spares:
-            await self._syncer.run(lambda: self._unpublish(spares))
+            try:
+                await self._syncer.run(lambda: self._unpublish(spares))
+            except OSError as e:  # a spare that stays is found again at the next start
+                self._journal.note("STORAGE_ERROR", "index", e.strerror or str(e))
 
     async def _record(self, ids: list[int], batch: list[tuple[Instance, Sequence[Leg]]]) -> list[Recorded] | None:
         try:

@@ -84,26 +84,35 @@ class Recovery:
         try:
             instance, legs = await self._syncer.run(lambda: examine(path))
         except (DamagedError, UnknownSealError) as e:
-            why = msgspec.json.encode({"why": str(e)})
-            await self._syncer.run(lambda: self._spool.set_aside(number, why))
-            self._journal.note("QUARANTINED", "recovery", str(e))
+            await self._quarantine(number, str(e))
             return
         except (BadSealError, part10.NotPart10Error):
             self._spool.discard(number)
             return
         await self._syncer.run(lambda: _sync(path))
-        self._index.take(instance, legs)
-        await self._index.caught_up()
+        await self._take(instance, legs)
 
     async def _orphan(self, number: int) -> None:
         path = self._spool.path(number)
         try:
             instance, legs = await self._syncer.run(lambda: examine(path))
-        except (BadSealError, part10.NotPart10Error, DamagedError) as e:
+        except (BadSealError, part10.NotPart10Error) as e:
             self._journal.note("ODD_OBJECT", "recovery", f"{path.name} has no row and {e}")
             return
-        self._index.take(instance, legs)
+        except DamagedError as e:
+            await self._quarantine(number, str(e))
+            return
+        await self._take(instance, legs)
+
+    async def _take(self, instance: Instance, legs: tuple[Leg, ...]) -> None:
+        """Index a recovered object; one that came while no destination was configured is routed now."""
+        self._index.take(instance, legs or self._routing.legs(instance.header, instance.source))
         await self._index.caught_up()
+
+    async def _quarantine(self, number: int, reason: str) -> None:
+        why = msgspec.json.encode({"why": reason})
+        await self._syncer.run(lambda: self._spool.set_aside(number, why))
+        self._journal.note("QUARANTINED", "recovery", reason)
 
     async def _missing(self) -> None:
         last = 0

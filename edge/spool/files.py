@@ -81,9 +81,10 @@ class Spool:
         self.path(number).unlink(missing_ok=True)
 
     def set_aside(self, number: int, why: bytes) -> None:
-        """Move a part into ``quarantine/`` with ``why`` (JSON) beside it. Raises OSError."""
+        """Move a part, or a published file, into ``quarantine/`` with ``why`` (JSON) beside it. Raises OSError."""
         (self.quarantine / f"{number}.json").write_bytes(why)
-        self._part(number).rename(self.quarantine / f"{number}.dcm")
+        part = self._part(number)
+        (part if part.exists() else self.path(number)).rename(self.quarantine / f"{number}.dcm")
 
     def path(self, number: int) -> Path:
         """Where the published object ``number`` lies."""
@@ -105,6 +106,11 @@ class Spool:
                     stem, _, suffix = entry.name.partition(".")
                     if suffix == "dcm" and stem.isdecimal():
                         yield int(stem)
+
+    def highest(self) -> int:
+        """The highest id of any file, 0 for none: for an identity that was lost."""
+        aside = (int(p.stem) for p in self.quarantine.glob("*.dcm") if p.stem.isdecimal())
+        return max([*self.published(), *self.waiting(), *aside], default=0)
 
     def free_bytes(self) -> int:
         """Bytes free to us."""

@@ -39,6 +39,12 @@ class Identity:
         self.session = self._next >> BLOCK_BITS
         self.first_id = self._next
 
+    def rise_above(self, highest: int) -> None:
+        """Make sure that no id up to ``highest`` comes again, for a count that was lost. Raises OSError."""
+        if highest >= self._next:
+            self._new_block(highest >> BLOCK_BITS)
+            self.first_id = self._next
+
     def next_id(self) -> int:
         """Return the next object id. Raises OSError where a new block is needed and cannot be written."""
         if self._next == self._end:

@@ -116,13 +116,29 @@ def ripen(raw: sqlite3.Connection, monotonic: float) -> list[str]:
     return sorted({row[0] for row in rows})
 
 
-def recover(raw: sqlite3.Connection, session: int, ripe_at: float) -> int:
+def recover(raw: sqlite3.Connection, session: int, ripe_at: float, now: float, *, trusted: bool) -> int:
     """At start: give back what an earlier session was sending, and let what waited ripen at ``ripe_at``. The number."""
     raw.execute("UPDATE delivery SET not_before = ? WHERE state = 'queued' AND not_before IS NOT NULL", (ripe_at,))
-    return raw.execute(
-        "UPDATE delivery SET state = 'queued', session = NULL WHERE state = 'sending' AND session <> ?",
-        (session,),
-    ).rowcount
+    rows = raw.execute(
+        """UPDATE delivery SET state = 'queued', session = NULL, changed_at = ?
+            WHERE state = 'sending' AND session <> ? RETURNING instance, destination""",
+        (now, session),
+    ).fetchall()
+    write(
+        raw,
+        [
+            Mark(
+                instance=instance,
+                destination=destination,
+                at=now,
+                clock_trusted=trusted,
+                event="given-back",
+                detail="the program ended while it was being sent",
+            )
+            for instance, destination in rows
+        ],
+    )
+    return len(rows)
 
 
 def upcoming(raw: sqlite3.Connection, destination: str, most: int) -> list[Need]:

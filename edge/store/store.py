@@ -132,7 +132,8 @@ class Store:
     async def recover(self, ripe_in: float) -> int:
         """Take back what an earlier session was sending; what waited may go after ``ripe_in`` seconds."""
         at = self._clock.monotonic() + ripe_in
-        return await self._committer.commit(lambda raw: deliver.recover(raw, self._session, at))
+        now, trusted = self._clock.now(), self._clock.trusted()
+        return await self._committer.commit(lambda raw: deliver.recover(raw, self._session, at, now, trusted=trusted))
 
     async def upcoming(self, destination: str, most: int = 256) -> list[Need]:
         """Return what the next deliveries to ``destination`` need, the most urgent first."""
