@@ -50,7 +50,7 @@ _RIPEN_EVERY: Final = 0.5
 _RIPE_WITHIN: Final = 10.0
 """Seconds within which what waited at the last end is tried again, so that not everything goes at once."""
 _RECEIVE_GRACE: Final = 3.0
-_SEND_GRACE: Final = 3.0
+_SEND_GRACE: Final = 2.0
 _STORE_GRACE: Final = 2.0
 
 
@@ -169,9 +169,9 @@ class Appliance:
             self._notifier.tell("STOPPING=1")
             log.info("stopping")
             local.close()
-            await acceptor.close(_RECEIVE_GRACE)
             for lane in lanes.values():
                 lane.stop()
+            await acceptor.close(_RECEIVE_GRACE)
         await self.supervisor.finish(sending, _SEND_GRACE)
         self.supervisor.cancel(background)
         index.close()

@@ -102,8 +102,9 @@ class Part:
         rest, self._pending = self._pending, bytearray()
         listed = self._syncer.directory(self._directory)
         job = self._submit(lambda: self._finish(rest, make_head))
-        # shielded: whoever gives up waiting stops neither the thread nor the round that others share
-        await asyncio.gather(asyncio.shield(job), asyncio.shield(listed))
+        for synced in (job, listed):
+            # shielded: whoever gives up waiting stops neither the thread nor the round that others share
+            await asyncio.shield(synced)
 
     def close(self) -> None:
         """Close the descriptor, now or when the thread that uses it is done; the file stays."""
