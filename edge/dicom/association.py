@@ -136,14 +136,7 @@ class Association:
 
         Acts on what ends the association, and then raises.
         """
-        try:
-            await self.wire.fill(HEADER_LENGTH)
-        except ConnectionLostError:
-            self._over(Evt.EVT17)
-            raise
-        except DeadlineError:
-            await self.abort()
-            raise
+        await self._fill(HEADER_LENGTH)
         kind, length = HEADER.unpack(self.wire.take(HEADER_LENGTH))
         try:
             action = self.machine.fire(_EVENTS.get(kind, Evt.EVT19))
@@ -164,11 +157,7 @@ class Association:
         """Take the whole body of a PDU that is no P-DATA-TF."""
         if length > _MOST_CONTROL:
             raise await self.violated(f"a control PDU declares {length} bytes")
-        try:
-            await self.wire.fill(length)
-        except ConnectionLostError:
-            self._over(Evt.EVT17)
-            raise
+        await self._fill(length)
         return bytes(self.wire.take(length))
 
     async def violated(self, text: str, reason: AbortReason = AbortReason.INVALID_PARAMETER) -> InvalidPDU:
