@@ -152,7 +152,7 @@ class _Bench:
     def _run(self, peer: Peer, cell: Cell, number: int) -> Run | None:
         count = self.usage.counts.of(self.usage.work, peer, cell)
         measure = receive if self.usage.work is Work.RECEIVE else forward
-        # kept until the end: on some file systems making files is slow for minutes after many were deleted
+        # kept until the end: making files was seen to be slow where earlier runs had deleted theirs
         self._ran += 1
         folder = self.folder / f"run{self._ran}"
         folder.mkdir()
