@@ -9,6 +9,24 @@ from edge.store import Parcel
 GONE = Unreachable("REFUSED_CONNECTION", "it is gone.")
 
 
+class ManualClock:
+    """Time that stands still until a test moves it."""
+
+    def __init__(self, seconds: float = 1000.0) -> None:
+        self.seconds = seconds
+        self.wall = 1_800_000_000.0
+        self.believed = True
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> float:
+        return self.wall
+
+    def trusted(self) -> bool:
+        return self.believed
+
+
 class FakeTransport:
     """A destination in memory. `judge` decides each outcome; without it everything readable is accepted."""
 

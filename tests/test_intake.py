@@ -36,6 +36,7 @@ from edge.spool import Identity, Spool, Syncer
 from edge.spool.part import CHUNK
 from edge.store import Recorded, Store
 from edge.supervise import Supervisor
+from tests.fakes import ManualClock
 from tests.peers import wire
 from tests.peers.objects import DicomObject, ct, tiny
 from tests.peers.raw import RawSender, Rejected
@@ -43,22 +44,6 @@ from tests.peers.raw import RawSender, Rejected
 TO_PACS: Final = Config(destination=(DimseDestination(name="pacs", host="127.0.0.1", ae_title="PACS"),))
 CT1: Final = Source(door="dimse", calling="CT1", called="EDGE", address="10.0.0.7")
 PLENTY: Final = 1 << 40
-
-
-class ManualClock:
-    """Time that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> float:
-        return 1_800_000_000.0
-
-    def trusted(self) -> bool:
-        return True
 
 
 class Box:

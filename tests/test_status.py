@@ -25,6 +25,7 @@ from edge.status.collect import Collector, stopped
 from edge.status.lights import _TABLE, Facts, light
 from edge.status.observer import Observer
 from edge.store import Choice, Reading, Settlement, Store, Tally
+from tests.fakes import ManualClock
 
 WARNINGS = {0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)}
 
@@ -155,24 +156,6 @@ TO_PACS: Final = Config(
     destination=(DimseDestination(name="pacs", host="127.0.0.1", ae_title="PACS"),),
 )
 NOWHERE: Final = Config()
-
-
-class ManualClock:
-    """Time that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-        self.wall = 1_800_000_000.0
-        self.believed = True
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> float:
-        return self.wall
-
-    def trusted(self) -> bool:
-        return self.believed
 
 
 class Box:

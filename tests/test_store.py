@@ -27,30 +27,13 @@ from edge.store import Choice, Fate, Parcel, Reading, Settlement, Store, StoreEr
 from edge.store import committer as committing
 from edge.store.committer import Committer, Work
 from edge.store.connection import FILE, Connection, open_reader, open_writer
+from tests.fakes import ManualClock
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
 JPEG: Final = "1.2.840.10008.1.2.4.50"
 S: Final = DeliveryState
 STAT, ROUTINE, BACKGROUND = range(3)
-
-
-class ManualClock:
-    """Time that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-        self.wall = 1_800_000_000.0
-        self.believed = True
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> float:
-        return self.wall
-
-    def trusted(self) -> bool:
-        return self.believed
 
 
 def instance(number: int, *, uid: str = "", content: int | None = None, syntax: str = EXPLICIT) -> Instance:

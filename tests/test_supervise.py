@@ -13,22 +13,7 @@ from edge import supervise
 from edge.findings import Journal
 from edge.sdnotify import Notifier
 from edge.supervise import MOST_RESTARTS, WINDOW, CrashLoopError, Supervisor
-
-
-class ManualClock:
-    """Time that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> float:
-        return 1_800_000_000.0
-
-    def trusted(self) -> bool:
-        return True
+from tests.fakes import ManualClock
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +24,7 @@ def logged() -> Iterator[list[MutableMapping[str, Any]]]:
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(0.0)
 
 
 @pytest.fixture

@@ -8,13 +8,12 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from edge.config import FolderDestination
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
 from edge.model import Need
-from edge.spool import Syncer
+from edge.spool import Syncer, sync_path
 from edge.store import Parcel
 
 _CHUNK: Final = 1 << 20
@@ -73,18 +72,10 @@ class FolderTransport:
                     os.fsync(target.fileno())
             temporary.replace(final)
             for path in (folder, self._path):
-                _sync(path)
+                sync_path(path)
         except DamagedError:
             temporary.unlink(missing_ok=True)
             return Refused("FILE_DAMAGED", "the stored file is not what was received: its digest differs")
         except OSError as e:
             return Unreachable("FOLDER_FAILED", f"{self._path} cannot be written: {e.strerror}.", midway=True)
         return Accepted("COPIED")
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

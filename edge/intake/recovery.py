@@ -23,7 +23,7 @@ from edge.intake.index import Index
 from edge.intake.seal import BadSealError, UnknownSealError
 from edge.model import Instance, Kind
 from edge.routing import Leg, Routing
-from edge.spool import Spool, Syncer
+from edge.spool import Spool, Syncer, sync_path
 from edge.store import Store
 
 _CHUNK: Final = 1 << 20
@@ -89,7 +89,8 @@ class Recovery:
         except (BadSealError, part10.NotPart10Error):
             self._spool.discard(number)
             return
-        await self._syncer.run(lambda: _sync(path))
+        for name in (path, path.parent):
+            await self._syncer.run(partial(sync_path, name))
         await self._take(instance, legs)
 
     async def _orphan(self, number: int) -> None:
@@ -169,12 +170,3 @@ def examine(path: Path) -> tuple[Instance, tuple[Leg, ...]]:
         header = read_header(read, seal.length, meta.transfer_syntax_uid)
     kind = Kind(meta.sop_class_uid, meta.transfer_syntax_uid)
     return seals.instance(seal, kind, meta.sop_instance_uid, meta.offset, header), seal.legs
-
-
-def _sync(path: Path) -> None:
-    for name, flags in ((path, os.O_RDWR), (path.parent, os.O_RDONLY)):
-        fd = os.open(name, flags | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -9,6 +9,6 @@ from edge.spool.files import Spool, StorageError
 from edge.spool.identity import Identity
 from edge.spool.part import Part
 from edge.spool.reader import Reader
-from edge.spool.sync import Syncer
+from edge.spool.sync import Syncer, sync_path
 
-__all__ = ["Identity", "Part", "Reader", "Spool", "StorageError", "Syncer"]
+__all__ = ["Identity", "Part", "Reader", "Spool", "StorageError", "Syncer", "sync_path"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from edge.spool.part import Part
-from edge.spool.sync import Syncer
+from edge.spool.sync import Syncer, sync_path
 
 _SHARD_BITS: Final = 12
 _SHARDS: Final = 256
@@ -44,7 +44,7 @@ class Spool:
             probe.touch()
             probe.unlink()
             for folder in (self.ready, self.incoming, self.incoming.parent, self.root):
-                _sync_directory(folder)
+                sync_path(folder)
             self._incoming_fd = os.open(self.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as e:
             raise StorageError(storage_trouble(self.root, e)) from e
@@ -124,14 +124,6 @@ class Spool:
 
     def _part(self, number: int) -> Path:
         return self.incoming / f"{number}.part"
-
-
-def _sync_directory(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def storage_trouble(path: Path, error: OSError) -> str:

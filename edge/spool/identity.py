@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from edge.spool.sync import sync_path
+
 BLOCK_BITS: Final = 20
 
 
@@ -73,8 +75,4 @@ class Identity:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._folder / name)
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_path(self._folder)
