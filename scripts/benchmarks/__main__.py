@@ -14,7 +14,7 @@ from rich.console import Console
 
 from scripts.benchmarks.forward import forward
 from scripts.benchmarks.machine import IN_MEMORY, describe, even_start, file_system, missing
-from scripts.benchmarks.plan import Cell, Counts, Kind, Peer, Run, Work, cells, rotation
+from scripts.benchmarks.plan import LIMITS, Cell, Counts, Kind, Peer, Run, Work, cells, rotation
 from scripts.benchmarks.receive import receive
 from scripts.benchmarks.report import Report, markdown, show
 from scripts.benchmarks.sending import BrokenRunError, Samples
@@ -142,7 +142,7 @@ class _Bench:
         runs = []
         for cell in cells(self.usage.objects, self.usage.associations, self.usage.nagle):
             _say(f"{cell.kind.label}, {over(cell.associations)}, Nagle {'on' if cell.nagle else 'off'}")
-            limits = [Peer.NULL, Peer.NULL_SHORT] if self.usage.work is Work.RECEIVE and not cell.nagle else []
+            limits = LIMITS if self.usage.work is Work.RECEIVE and not cell.nagle else ()
             for number, peer in rotation([*peers, *limits], self.usage.rounds):
                 run = self._run(peer, cell, number)
                 if run is not None:
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peers = bench.peers()
         machine = describe(Path(folder), peers)
         runs = bench.runs(peers)
-    shown = [*peers, Peer.NULL, Peer.NULL_SHORT]
+    shown = [*peers, *LIMITS]
     report = Report(Results(usage.work, runs), shown, machine, bench.remarks)
     terminal = Console()
     show(report, terminal if terminal.is_terminal else Console(width=_WIDTH))

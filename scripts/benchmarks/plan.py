@@ -19,14 +19,19 @@ class Work(StrEnum):
 
 
 class Peer(StrEnum):
-    """Who is measured. The last two are no peers but the limit of the sender, with long PDUs and with short ones."""
+    """Who is measured. The last three are no peers but limits: of the disk, and of the sender with long and short PDUs."""
 
     EDGE = "edge"
     DCMTK = "storescp"
     ORTHANC = "orthanc"
     PYNETDICOM = "pynetdicom"
+    DISK = "(disk alone)"
     NULL = "(nothing)"
     NULL_SHORT = "(nothing, 16 KiB PDUs)"
+
+
+LIMITS: Final = (Peer.DISK, Peer.NULL, Peer.NULL_SHORT)
+"""What stands beside the peers when receiving."""
 
 
 class Kind(StrEnum):

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from scripts.benchmarks.appliance import Edge
+from scripts.benchmarks.disk import write
 from scripts.benchmarks.memory import PeakMemory, end_children
 from scripts.benchmarks.modality import LARGEST_PDU
 from scripts.benchmarks.plan import Cell, Peer, Run, Work
 from scripts.benchmarks.sending import Samples, Senders, environment
 from tests.peers.dcmtk import Storescp
 from tests.peers.orthanc import Orthanc
+from tests.peers.part10 import FileObject
 from tests.peers.ports import free_port
 from tests.peers.program import Program
 from tests.peers.pynetdicom_peers import PynetdicomScp
@@ -23,6 +25,7 @@ SYNCS: Final[Mapping[Peer, str]] = {
     Peer.DCMTK: "nothing",
     Peer.ORTHANC: "files, index not",
     Peer.PYNETDICOM: "files",
+    Peer.DISK: "files, and no DICOM at all: the disk's limit",
     Peer.NULL: "keeps nothing: the sender's limit",
     Peer.NULL_SHORT: "keeps nothing: the sender's limit",
 }
@@ -96,13 +99,10 @@ _RECEIVERS: Final[Mapping[Peer, Callable[[Path, int], tuple[Program, int]]]] = {
 def receive(peer: Peer, cell: Cell, count: int, samples: Samples, folder: Path, number: int) -> Run:
     """Send `count` objects to a fresh receiver in `folder`. Raises BrokenRunError, PeerFailedError, TimeoutError."""
     sample = samples.of(cell.kind)
-    program, port = _RECEIVERS[peer](folder, cell.associations)
-    with program, Senders(port, sample, count, cell.associations, nagle=cell.nagle) as senders:
-        os.sync()  # what earlier runs left to be written is no part of this one
-        time.sleep(_SETTLE)
-        with PeakMemory([program.pid]) as memory:
-            seconds = senders.send()
-        end_children(program.pid, _CHILDREN)
+    if peer is Peer.DISK:
+        seconds, idle, peak = write(sample.path, count, cell.associations, folder), 0, 0
+    else:
+        seconds, idle, peak = _send(peer, cell, count, sample, folder)
     return Run(
         work=Work.RECEIVE,
         cell=cell,
@@ -111,6 +111,17 @@ def receive(peer: Peer, cell: Cell, count: int, samples: Samples, folder: Path, 
         objects=count,
         bytes=count * sample.length,
         seconds=seconds,
-        idle=memory.idle,
-        peak=memory.peak,
+        idle=idle,
+        peak=peak,
     )
+
+
+def _send(peer: Peer, cell: Cell, count: int, sample: FileObject, folder: Path) -> tuple[float, int, int]:
+    program, port = _RECEIVERS[peer](folder, cell.associations)
+    with program, Senders(port, sample, count, cell.associations, nagle=cell.nagle) as senders:
+        os.sync()  # what earlier runs left to be written is no part of this one
+        time.sleep(_SETTLE)
+        with PeakMemory([program.pid]) as memory:
+            seconds = senders.send()
+        end_children(program.pid, _CHILDREN)
+    return seconds, memory.idle, memory.peak

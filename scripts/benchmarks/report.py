@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.benchmarks.forward import HOW
-from scripts.benchmarks.plan import Cell, Peer, Run, Work
+from scripts.benchmarks.plan import LIMITS, Cell, Peer, Run, Work
 from scripts.benchmarks.receive import SYNCS
 from scripts.benchmarks.summary import Goal, Results, goals, over
 
@@ -77,7 +77,7 @@ class Report:
 
     def _row(self, peer: Peer, cell: Cell, runs: Sequence[Run], *, receiving: bool) -> tuple[str, ...]:
         rates = [run.rate for run in runs]
-        ratio = None if peer in (Peer.EDGE, Peer.NULL, Peer.NULL_SHORT) else self.results.ratio(peer, cell)
+        ratio = None if peer in (Peer.EDGE, *LIMITS) else self.results.ratio(peer, cell)
         name = "dcmsend" if peer is Peer.DCMTK and not receiving else str(peer)
         return (
             "on" if cell.nagle else "off",

@@ -37,9 +37,9 @@ class Results:
         rates = [run.rate for run in self.of(peer, cell)]
         return median(rates) if rates else None
 
-    def ratio(self, peer: Peer, cell: Cell) -> float | None:
-        """How many times the rate of `peer` the appliance has: the median over the rounds, each compared in itself."""
-        ours = {run.round: run.rate for run in self.of(Peer.EDGE, cell)}
+    def ratio(self, peer: Peer, cell: Cell, of: Peer = Peer.EDGE) -> float | None:
+        """How many times the rate of `peer` there is `of`: the median over the rounds, each compared in itself."""
+        ours = {run.round: run.rate for run in self.of(of, cell)}
         ratios = [ours[run.round] / run.rate for run in self.of(peer, cell) if run.round in ours]
         return median(ratios) if ratios else None
 
@@ -78,10 +78,13 @@ def _forward_goals(results: Results) -> list[Goal]:
 
 def _ratio(results: Results, kind: Kind, peer: Peer, associations: int, least: float) -> Goal:
     text = f"{kind.label}, {over(associations)}: at least {least:g} times {peer}"
-    ratio = results.ratio(peer, Cell(kind, associations, nagle=False))
+    cell = Cell(kind, associations, nagle=False)
+    ratio = results.ratio(peer, cell)
     if ratio is None:
         return Goal(text, "", None)
-    return Goal(text, f"{ratio:.2f} times", ratio >= least)
+    limit = results.ratio(peer, cell, of=Peer.DISK)
+    beside = "" if limit is None else f" (the disk alone {limit:.2f})"
+    return Goal(text, f"{ratio:.2f} times{beside}", ratio >= least)
 
 
 def _slowed(results: Results, kind: Kind, associations: int, who: str) -> Goal:
