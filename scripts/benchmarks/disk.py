@@ -16,7 +16,7 @@ _PIECE: Final = 1 << 20
 
 
 def write(source: Path, count: int, threads: int, folder: Path) -> float:
-    """Write `count` copies of `source` below `folder`, each synced before the next; return the seconds. Raises OSError."""
+    """Write `count` copies of `source` below `folder`, each synced before the next. Returns seconds. Raises OSError."""
     data = source.read_bytes()
     folder.mkdir(parents=True)
     errors: list[OSError] = []

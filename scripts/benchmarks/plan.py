@@ -19,7 +19,7 @@ class Work(StrEnum):
 
 
 class Peer(StrEnum):
-    """Who is measured. The last three are no peers but limits: of the disk, and of the sender with long and short PDUs."""
+    """Who is measured. The last three are no peers but limits: the disk, the sender with long PDUs and with short."""
 
     EDGE = "edge"
     DCMTK = "storescp"
