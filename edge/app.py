@@ -5,6 +5,7 @@ is half received is finished or refused; then the lanes, so that what is on the 
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import random
@@ -16,7 +17,7 @@ import structlog
 
 from edge.board import Board
 from edge.clock import Clock, SystemClock
-from edge.config import Config, Destination, DimseDestination, FolderDestination
+from edge.config import Config, Destination, DimseDestination, FolderDestination, differences
 from edge.control import Control
 from edge.dicom.acceptor import Acceptor, Capacity
 from edge.dicom.association import Limits
@@ -29,20 +30,26 @@ from edge.forward.gate import Gate
 from edge.forward.transport import Transport
 from edge.intake.admission import DEFAULT_RESERVE, Admission
 from edge.intake.door import Door
+from edge.intake.guard import DiskGuard
 from edge.intake.index import Index
 from edge.intake.policy import ReceivePolicy
 from edge.intake.recovery import Recovery
 from edge.intake.scp import StoreService
+from edge.keeping.audit import Audit
+from edge.keeping.retention import Retention
+from edge.keeping.timekeeper import Timekeeper, latest
 from edge.local import LocalServer
 from edge.routing import Routing
 from edge.sdnotify import Notifier
 from edge.snapshot import Snapshot
-from edge.spool import Identity, Spool, StorageError, Syncer
+from edge.spool import Ballast, Identity, Ledger, Spool, StorageError, Syncer
 from edge.spool.files import storage_trouble
+from edge.status.certificates import CertificateWatch
 from edge.status.collect import Collector
 from edge.status.observer import Observer
-from edge.store import Store, StoreError
+from edge.store import Mended, Store, StoreError
 from edge.supervise import Supervisor
+from edge.tls import every
 
 log = structlog.get_logger()
 
@@ -63,18 +70,45 @@ class Appliance:
 
     def __init__(self, config: Config, notices: tuple[str, ...] = (), clock: Clock | None = None) -> None:
         self.config = config
-        self.clock = clock or SystemClock()
+        self.clock = clock or SystemClock(latest(config.storage.path))
         self.board = Board(self.clock)
         self.journal = Journal(self.clock)
         self.supervisor = Supervisor(self.journal, self.clock)
         self.ports: list[int] = []
+        self.tls_ports: list[int] = []
         self._notices = notices
         self._notifier = Notifier()
         self._syncer = Syncer()
         self._spool = Spool(config.storage.path, self._syncer)
         self._identity = Identity(config.storage.path)
+        self._ballast = Ballast(config.storage.path)
         self._stop = asyncio.Event()
         self._collector: Collector | None = None
+        self._lanes: dict[str, Lane] = {}
+        self._credentials = {one.where: one for one in every(config)}
+        self._certificates = CertificateWatch(
+            tuple(self._credentials.values()), self.journal, self.clock, lambda: _hasten(self._lanes, "")
+        )
+
+    def reload(self, config: Config | None, trouble: str = "") -> None:
+        """Read certificates and keys again, and say what else of ``config`` needs a restart; None: it has ``trouble``.
+
+        New connections use what was read; whatever cannot be used leaves the old in force.
+        """
+        self._certificates.reload()
+        for one in self._credentials.values():
+            log.info("certificates read again", where=one.where, trouble=one.trouble or "none")
+        if config is None:
+            log.warning("the configuration was not read again", trouble=trouble)
+            self.journal.state("RELOAD_FAILED", "config", trouble)
+            return
+        self.journal.clear("RELOAD_FAILED", "config")
+        changed = sorted(differences(self.config, config))
+        if changed:
+            log.warning("changed, but in force only after a restart", keys=", ".join(changed))
+            self.journal.state("RESTART_NEEDED", "config", f"{', '.join(changed)}.")
+        else:
+            self.journal.clear("RESTART_NEEDED", "config")
 
     def stop(self) -> None:
         """Ask for a clean end."""
@@ -109,7 +143,13 @@ class Appliance:
         except OSError as e:
             raise StartError(storage_trouble(self.config.storage.path, e)) from e
         try:
-            return await Store.open(self.config.storage.path, self.clock, self._identity.session, self._spool.path)
+            return await Store.open(
+                self.config.storage.path,
+                self.clock,
+                self._identity.session,
+                self._spool.path,
+                self._ballast.drop,
+            )
         except StoreError as e:
             raise StartError(str(e)) from e
 
@@ -125,7 +165,8 @@ class Appliance:
         reserve = config.storage.reserve
         if reserve is None:
             reserve = min(DEFAULT_RESERVE, self._spool.total_bytes() // 10)
-        admission = Admission(self.board, journal, self.clock, self._spool.free_bytes, reserve)
+        admission = Admission(self.board, journal, self.clock, Ledger(self._spool.free, reserve))
+        guard = DiskGuard(self._spool, self._syncer, admission, journal, self.clock)
         self._collector = Collector(
             config,
             self._identity.device,
@@ -139,8 +180,8 @@ class Appliance:
         index = Index(self._spool, self._syncer, store, admission, self.board, journal, self.clock)
         indexing = self.supervisor.service("index", index.run)
         first_id = self._identity.first_id
-        acceptor = self._acceptor(index, admission)
-        lanes = {d.name: self._lane(d, store) for d in config.destination}
+        acceptor = self._acceptor(index, admission, guard)
+        lanes = self._lanes = {d.name: self._lane(d, store) for d in config.destination}
         local = LocalServer(
             config.storage.path,
             self.snapshot,
@@ -150,18 +191,14 @@ class Appliance:
         try:
             await self._listen(acceptor)
             await local.open()
-            recovery = Recovery(self._spool, self._syncer, store, index, Routing(config), journal, first_id)
-            self.supervisor.spawn(recovery.run(), "recovery")
+            recover = self._recovery(store, index, first_id)
+            recover(store.mended)
             sending = [self.supervisor.service(f"lane {lane.name}", lane.run) for lane in lanes.values()]
-            observer = Observer(config, store.reading, journal, admission.refusal)
-            background = [
-                self.supervisor.service("observer", observer.run),
-                self.supervisor.service("ripen", lambda: self._ripen(store)),
-                self.supervisor.service("heartbeat", self._notifier.heartbeat),
-            ]
+            background = self._background(store, admission, guard, recover)
             admission.open("starting")
-            self._notifier.tell(f"READY=1\nSTATUS=receiving on {self.ports}")
-            log.info("ready", ports=self.ports, storage=str(config.storage.path), session=self._identity.session)
+            ports = [*self.ports, *self.tls_ports]
+            self._notifier.tell(f"READY=1\nSTATUS=receiving on {ports}")
+            log.info("ready", ports=ports, storage=str(config.storage.path), session=self._identity.session)
             if ready is not None:
                 ready(self)
             await self._until_stopped()
@@ -198,14 +235,89 @@ class Appliance:
             journal.note("NO_DESTINATION", "config.destination")
         if config.receive.accept == "known" and not config.modality:
             journal.note("ACCEPTS_ANYONE", "config.modality")
+        self._certificates.say_troubles()
 
-    def _acceptor(self, index: Index, admission: Admission) -> Acceptor:
+    def _recovery(self, store: Store, index: Index, first_id: int) -> Callable[[Mended | None], None]:
+        """Return what starts a recovery: at start, and whenever the database was opened anew."""
+
+        def recover(mended: Mended | None) -> None:
+            self._say_mended(mended)
+            recovery = Recovery(
+                self._spool,
+                self._syncer,
+                store,
+                index,
+                Routing(self.config),
+                self.journal,
+                first_id,
+                everything=mended is Mended.ANEW,
+            )
+            self.supervisor.spawn(recovery.run(), "recovery")
+
+        return recover
+
+    def _background(
+        self, store: Store, admission: Admission, guard: DiskGuard, recover: Callable[[Mended | None], None]
+    ) -> list[asyncio.Task[None]]:
+        """Start what nobody waits for."""
+
+        def broken(why: str) -> None:
+            admission.close("store", why)
+
+        def back(mended: Mended | None) -> None:
+            admission.open("store")
+            recover(mended)
+
+        service, journal, clock = self.supervisor.service, self.journal, self.clock
+        return [
+            service("observer", Observer(self.config, store.reading, journal, admission.refusal).run),
+            service("ripen", lambda: self._ripen(store)),
+            service("heartbeat", self._notifier.heartbeat),
+            service("keeper", lambda: store.keep(broken, back)),
+            service("disk", guard.run),
+            service("retention", self._retention(store, admission).run),
+            service("audit", self._audit(store).run),
+            service("certificates", self._certificates.run),
+            service("clock", Timekeeper(clock, journal, self._identity.keep_time).run),
+        ]
+
+    def _say_mended(self, mended: Mended | None) -> None:
+        match mended:
+            case Mended.WHOLE:
+                self.journal.note("DATABASE_MENDED", "store")
+            case Mended.ANEW:
+                self.journal.note("DATABASE_REBUILT", "store")
+            case None:
+                pass
+
+    def _retention(self, store: Store, admission: Admission) -> Retention:
+        storage = self.config.storage
+        return Retention(
+            self._spool,
+            self._syncer,
+            store,
+            self._ballast,
+            self.journal,
+            self.clock,
+            keep=storage.keep_delivered,
+            keep_trail=storage.keep_trail,
+            short=admission.short,
+        )
+
+    def _audit(self, store: Store) -> Audit:
+        def used() -> int:
+            return self._spool.total_bytes() - self._spool.free_bytes()
+
+        return Audit(self._spool, self._syncer, store, self.journal, used)
+
+    def _acceptor(self, index: Index, admission: Admission, guard: DiskGuard) -> Acceptor:
         receive = self.config.receive
         door = Door(
             self._spool,
             self._identity,
             index,
             admission,
+            guard,
             Routing(self.config),
             board=self.board,
             journal=self.journal,
@@ -218,11 +330,19 @@ class Appliance:
             ReceivePolicy(self.config, admission, self.board, self.journal),
             {CommandField.C_STORE_RQ: StoreService(door)},
             spawn=self.supervisor.spawn,
-            limits=Limits(request=receive.timeouts.request, idle=receive.timeouts.idle),
+            limits=Limits(
+                handshake=receive.timeouts.handshake,
+                request=receive.timeouts.request,
+                idle=receive.timeouts.idle,
+                least_rate=receive.least_rate,
+                control=receive.max_control,
+            ),
             capacity=Capacity(
                 associations=receive.max_associations,
                 per_address=receive.max_associations_per_address,
                 max_pdu=receive.max_pdu,
+                waiting=4 * receive.max_associations,
+                waiting_per_address=2 * receive.max_associations_per_address,
             ),
         )
 
@@ -232,17 +352,27 @@ class Appliance:
             try:
                 self.ports.append(await acceptor.listen(receive.address, port))
             except OSError as e:
-                raise StartError(
-                    f"Cannot listen on {receive.address} port {port}: {e.strerror or e}; "
-                    "stop the program that uses it, or set receive.port to another."
-                ) from e
+                raise _cannot_listen(receive.address, port, "receive.port", e) from e
+        if receive.tls is None:
+            return
+        credentials = self._credentials["receive.tls"]
+        try:
+            port = await acceptor.listen(
+                receive.address,
+                receive.tls.port,
+                lambda: credentials.judging_dates(trusted=self.clock.trusted()),
+            )
+        except OSError as e:
+            raise _cannot_listen(receive.address, receive.tls.port, "receive.tls.port", e) from e
+        self.tls_ports.append(port)
 
     def _lane(self, destination: Destination, store: Store) -> Lane:
         gauge = self.board.destination(destination.name)
         transport: Transport
         match destination:
             case DimseDestination():
-                transport = DimseTransport(destination, self._syncer)
+                credentials = self._credentials.get(f"destination.{destination.name}.tls")
+                transport = DimseTransport(destination, self._syncer, credentials, self.clock.trusted)
                 associations, skip = destination.associations, destination.unsupported == "skip"
             case FolderDestination():
                 transport, associations, skip = FolderTransport(destination, self._syncer), 1, False
@@ -265,8 +395,16 @@ class Appliance:
     async def _ripen(self, store: Store) -> None:
         while True:
             await asyncio.sleep(_RIPEN_EVERY)
-            if await store.ripe():
-                await store.ripen()
+            with contextlib.suppress(StoreError):  # said by the store's keeper; what is ripe stays ripe
+                if await store.ripe():
+                    await store.ripen()
+
+
+def _cannot_listen(address: str, port: int, key: str, error: OSError) -> StartError:
+    return StartError(
+        f"Cannot listen on {address} port {port}: {error.strerror or error}; "
+        f"stop the program that uses it, or set {key} to another."
+    )
 
 
 def _hasten(lanes: dict[str, Lane], name: str) -> None:

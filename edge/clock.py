@@ -29,7 +29,10 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks. ``floor`` is a wall time that is known to have been, seconds since 1970."""
+
+    def __init__(self, floor: float = 0.0) -> None:
+        self._floor = max(floor, _EPOCH_OF_TRUST)
 
     def monotonic(self) -> float:
         """Seconds since boot."""
@@ -40,8 +43,8 @@ class SystemClock:
         return time.time()
 
     def trusted(self) -> bool:
-        """False where the wall clock is older than the program itself."""
-        return time.time() > _EPOCH_OF_TRUST
+        """False where the wall clock is older than the program itself, or than a time that has been."""
+        return time.time() > self._floor
 
 
 def iso(timestamp: float) -> str:

@@ -1,9 +1,10 @@
 """Findings: what a person should know, each once, with a code, a sentence and an advice.
 
-The journal is bounded: codes are a closed list and components a bounded set, so no peer can make it grow. A
+The journal is bounded in number and in length, so no peer can make it grow, nor push out what others have to say. A
 finding opens when it is first observed, counts while it is observed again, and closes when its cause is gone.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
@@ -18,7 +19,11 @@ log = structlog.get_logger()
 EVENT_SECONDS: Final = 86_400.0
 """How long an event is shown after it was last seen."""
 MOST_OPEN: Final = 256
-"""Findings kept open at once; the oldest gives way."""
+"""Findings kept open at once; the oldest of the code that has most gives way."""
+MOST_OF_A_CODE: Final = 64
+"""Findings of one code kept open at once; the oldest gives way."""
+_MOST_COMPONENT: Final = 100
+"""Characters of a component."""
 
 
 class Severity(StrEnum):
@@ -117,6 +122,42 @@ CODES: Final[dict[str, Code]] = {
             "Check what is connected at this address.",
         ),
         _event(
+            "TITLE_SHARED",
+            _I,
+            "Two senders use one AE title: {detail}",
+            "Give each modality an AE title of its own, unless it is one machine whose address changed.",
+        ),
+        _code(
+            "CERTIFICATE_EXPIRES",
+            _W,
+            "A certificate of this box ends soon: {detail}",
+            "Put a new certificate and key into the same files, then: systemctl reload edge.",
+        ),
+        _code(
+            "CERTIFICATE_EXPIRED",
+            _E,
+            "A certificate of this box is not valid now: {detail}",
+            "Put a new certificate and key into the same files, then: systemctl reload edge.",
+        ),
+        _code(
+            "CERTIFICATE_UNUSABLE",
+            _E,
+            "A certificate or key of this box cannot be used: {detail}",
+            "Repair the file, then: systemctl reload edge. One that was read before stays in force until then.",
+        ),
+        _code(
+            "RESTART_NEEDED",
+            _I,
+            "The configuration changed in what needs a restart: {detail}",
+            "Restart when no modality is sending: systemctl restart edge.",
+        ),
+        _code(
+            "RELOAD_FAILED",
+            _W,
+            "The configuration was not read again, because it has errors: {detail}",
+            "Correct it until `edge check` is content, then: systemctl reload edge.",
+        ),
+        _event(
             "ODD_OBJECT",
             _I,
             "An object was stored as it came, although {detail}",
@@ -139,6 +180,43 @@ CODES: Final[dict[str, Code]] = {
             _E,
             "A stored object has no file any more: {detail}",
             "Send the study again from the modality, and tell IT.",
+        ),
+        _event(
+            "DAMAGED_FILE",
+            _E,
+            "A stored object is not what was received and was set aside in quarantine/: {detail}",
+            "Send it again from the modality, and have IT check the card or disk.",
+        ),
+        _event(
+            "ROW_AMENDED",
+            _I,
+            "The database said something else of a file than the file itself, and was corrected: {detail}",
+            "Nothing; if it comes again, have IT check the card or disk.",
+        ),
+        _event(
+            "DATABASE_MENDED",
+            _W,
+            "The database was damaged and has been mended; nothing is missing.",
+            "Have IT check the card or disk: it has damaged what was written.",
+        ),
+        _event(
+            "DATABASE_REBUILT",
+            _W,
+            "The database was damaged and has been made again from the stored files: images may be sent "
+            "twice, none is lost.",
+            "Have IT check the card or disk, and look for studies that were held or cancelled.",
+        ),
+        _code(
+            "CLOCK_WRONG",
+            _W,
+            "The clock of this box is wrong. {detail}",
+            "Nothing for the images. Give the box a way to a time server, or set its clock.",
+        ),
+        _event(
+            "CLOCK_JUMPED",
+            _I,
+            "The clock of this box was changed while it ran: {detail}",
+            "Nothing, where somebody set it.",
         ),
         _event(
             "SERVICE_RESTARTED",
@@ -178,16 +256,20 @@ class Journal:
 
     def note(self, code: str, component: str, detail: str = "") -> None:
         """Open the finding, or count it once more. ``detail`` is cut at 300 characters."""
+        component = printable(component, _MOST_COMPONENT)
         old = self._open.get((code, component))
         self._put(code, component, detail, count=old.count + 1 if old else 1)
 
     def state(self, code: str, component: str, detail: str = "") -> None:
         """Open the finding, or bring its text up to date: what is looked at again and again is not counted."""
+        component = printable(component, _MOST_COMPONENT)
         old = self._open.get((code, component))
         self._put(code, component, detail, count=old.count if old else 1)
 
     def clear(self, code: str, component: str) -> None:
         """Close the finding, if it is open."""
+        component = printable(component, _MOST_COMPONENT)
+        self._seen.pop((code, component), None)
         if self._open.pop((code, component), None) is not None:
             log.info("finding closed", code=code, component=component)
 
@@ -195,9 +277,8 @@ class Journal:
         kind = CODES[code]
         key = (code, component)
         old = self._open.pop(key, None)
-        if len(self._open) >= MOST_OPEN:
-            del self._open[next(iter(self._open))]
         if old is None:
+            self._make_room(code)
             # what is said of it stays out of the log, which leaves the box
             log.warning("finding", code=code, component=component, severity=str(kind.severity))
         self._seen[key] = self._clock.monotonic()
@@ -211,11 +292,21 @@ class Journal:
             advice=kind.advice,
         )
 
+    def _make_room(self, code: str) -> None:
+        codes = Counter(name for name, _ in self._open)
+        if codes[code] >= MOST_OF_A_CODE:
+            crowd = code
+        elif len(self._open) >= MOST_OPEN:
+            crowd = codes.most_common(1)[0][0]
+        else:
+            return
+        oldest = next(key for key in self._open if key[0] == crowd)
+        del self._open[oldest], self._seen[oldest]
+
     def open(self) -> tuple[Finding, ...]:
         """Every open finding, the worst first, then the oldest."""
         now = self._clock.monotonic()
-        self._seen = {key: at for key, at in self._seen.items() if key in self._open}
-        for (code, component), at in self._seen.items():
+        for (code, component), at in list(self._seen.items()):
             if CODES[code].event and now - at > EVENT_SECONDS:
                 self.clear(code, component)
         rank = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
@@ -224,7 +315,7 @@ class Journal:
 
 def printable(text: str, most: int = 300) -> str:
     """``text`` on one line, without control characters, cut at ``most``: safe to log and to show."""
-    clean = "".join(c if c.isprintable() else "?" for c in text)
+    clean = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
     return clean if len(clean) <= most else clean[: most - 1] + "…"
 
 

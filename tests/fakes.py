@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
 from edge.model import Need
+from edge.spool import Free, Ledger, Reservation
 from edge.store import Parcel
 
 GONE = Unreachable("REFUSED_CONNECTION", "it is gone.")
@@ -25,6 +26,10 @@ class ManualClock:
 
     def trusted(self) -> bool:
         return self.believed
+
+    def pass_time(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.wall += seconds
 
 
 class FakeTransport:
@@ -79,3 +84,10 @@ def _read(parcel: Parcel) -> Outcome:
     if size != parcel.offset + parcel.length:
         return Refused("FILE_DAMAGED", "the stored file cannot be read.")
     return Accepted("0000")
+
+
+def plenty() -> Reservation:
+    """Room for one object on a disk that never fills."""
+    reservation = Ledger(lambda: Free(1 << 50, 1 << 30), 0).begin()
+    assert reservation is not None
+    return reservation

@@ -26,13 +26,14 @@ from edge.intake import door as doors
 from edge.intake import index as indexing
 from edge.intake.admission import Admission
 from edge.intake.door import Door, Incoming, MismatchError, NoRoomError, RefusedError
+from edge.intake.guard import DiskGuard
 from edge.intake.index import Index
 from edge.intake.policy import ReceivePolicy
 from edge.intake.recovery import Recovery
 from edge.intake.scp import StoreService
 from edge.model import Instance, Kind, Source
 from edge.routing import Leg, Routing
-from edge.spool import Identity, Spool, Syncer
+from edge.spool import Free, Identity, Ledger, Spool, Syncer
 from edge.spool.part import CHUNK
 from edge.store import Recorded, Store
 from edge.supervise import Supervisor
@@ -57,7 +58,9 @@ class Box:
         self.journal = Journal(self.clock)
         self.supervisor = Supervisor(self.journal, self.clock)
         self.free = PLENTY
-        self.admission = Admission(self.board, self.journal, self.clock, lambda: self.free, 1 << 30)
+        self.ledger = Ledger(lambda: Free(self.free, 1 << 20), 1 << 30)
+        self.admission = Admission(self.board, self.journal, self.clock, self.ledger)
+        self.guard = DiskGuard(spool, syncer, self.admission, self.journal, self.clock)
         self.admission.open("starting")
         self.index = Index(spool, syncer, store, self.admission, self.board, self.journal, self.clock)
         self.door = Door(
@@ -65,6 +68,7 @@ class Box:
             identity,
             self.index,
             self.admission,
+            self.guard,
             Routing(TO_PACS),
             board=self.board,
             journal=self.journal,

@@ -18,6 +18,7 @@ from edge.spool import part as parts
 from edge.spool import reader as reading
 from edge.spool.files import storage_trouble
 from edge.spool.part import CHUNK
+from tests.fakes import plenty
 
 HEAD = 1000
 MIB = 1 << 20
@@ -53,7 +54,7 @@ def feed(part: Part, content: bytes, size: int) -> None:
 
 
 async def sealed(spool: Spool, number: int, content: bytes = b"dataset") -> None:
-    part = spool.create(number, HEAD, MIB)
+    part = spool.create(number, HEAD, MIB, plenty())
     part.write(memoryview(content))
     await part.seal(make_head)
     part.close()
@@ -104,7 +105,7 @@ def slow_fsync(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> Iterator[Slow]:
 @pytest.mark.parametrize("size", [1021, CHUNK, 2 * CHUNK + 1])
 async def test_a_sealed_file_is_its_head_and_every_byte_in_order(spool: Spool, length: int, size: int) -> None:
     content = data(length)
-    part = spool.create(5, HEAD, MIB)
+    part = spool.create(5, HEAD, MIB, plenty())
     feed(part, content, size)
     await part.seal(make_head)
     part.close()
@@ -117,7 +118,7 @@ async def test_a_sealed_file_is_its_head_and_every_byte_in_order(spool: Spool, l
 
 async def test_a_part_can_be_read_back_wherever_its_bytes_are(spool: Spool) -> None:
     content = data(2 * CHUNK + 100)
-    part = spool.create(5, HEAD, MIB)
+    part = spool.create(5, HEAD, MIB, plenty())
     feed(part, content, CHUNK)
     await part.catch_up()
     for offset in (0, 1, CHUNK - 1, CHUNK, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 99, 2 * CHUNK + 100, 3 * CHUNK):
@@ -136,7 +137,7 @@ async def test_files_are_for_their_owner_alone(spool: Spool) -> None:
 async def test_no_part_is_ever_written_over_another(spool: Spool) -> None:
     await sealed(spool, 1, b"first")
     with pytest.raises(FileExistsError):
-        spool.create(1, HEAD, MIB)
+        spool.create(1, HEAD, MIB, plenty())
     assert spool.part_path(1).read_bytes().endswith(b"first")
 
 
@@ -144,7 +145,7 @@ async def test_a_full_disk_is_remembered_and_the_rest_is_drained(spool: Spool, m
     def full(*_: object) -> int:
         raise error(errno.ENOSPC)
 
-    part = spool.create(1, HEAD, 64 * MIB)
+    part = spool.create(1, HEAD, 64 * MIB, plenty())
     monkeypatch.setattr(os, "pwrite", full)
     monkeypatch.setattr(os, "write", full)
     fragment = memoryview(bytes(CHUNK))
@@ -173,7 +174,7 @@ async def test_a_disk_that_fills_at_the_seal_fails_the_seal(spool: Spool, monkey
     def full(*_: object) -> int:
         raise error(errno.ENOSPC)
 
-    part = spool.create(1, HEAD, MIB)
+    part = spool.create(1, HEAD, MIB, plenty())
     part.write(memoryview(b"dataset"))
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
@@ -192,7 +193,7 @@ async def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_all_of_them(
 
 
 async def test_an_object_longer_than_allowed_is_dropped_where_it_begins_to_be(spool: Spool) -> None:
-    part = spool.create(1, HEAD, 100)
+    part = spool.create(1, HEAD, 100, plenty())
     part.write(memoryview(bytes(60)))
     part.write(memoryview(bytes(41)))
     part.write(memoryview(bytes(1)))
@@ -207,7 +208,7 @@ async def test_a_long_object_is_synced_on_the_way(spool: Spool, monkeypatch: pyt
     monkeypatch.setattr(parts, "_SYNC_EVERY", 4 * CHUNK)
     synced: list[int] = []
     monkeypatch.setattr(os, "fdatasync", synced.append)
-    part = spool.create(1, HEAD, 64 * MIB)
+    part = spool.create(1, HEAD, 64 * MIB, plenty())
     for _ in range(13):
         part.write(memoryview(bytes(CHUNK)))
         await part.catch_up()
@@ -220,7 +221,7 @@ async def test_a_disk_that_falls_behind_holds_up_the_sender_and_memory_stays_fla
 ) -> None:
     slow = Slow(os.pwrite)
     monkeypatch.setattr(os, "pwrite", slow)
-    part = spool.create(1, HEAD, 64 * MIB)
+    part = spool.create(1, HEAD, 64 * MIB, plenty())
     part.write(memoryview(bytes(CHUNK)))
     await slow.running()
     pressed = [part.pressure]
@@ -241,7 +242,7 @@ async def test_a_descriptor_is_never_closed_under_the_thread_that_uses_it(
 ) -> None:
     slow = Slow(os.pwrite)
     monkeypatch.setattr(os, "pwrite", slow)
-    part = spool.create(1, HEAD, MIB)
+    part = spool.create(1, HEAD, MIB, plenty())
     part.write(memoryview(bytes(CHUNK)))
     await slow.running()
     (fd,) = slow.calls
@@ -279,7 +280,7 @@ async def test_a_seal_is_not_done_while_either_sync_is_under_way(
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    part = spool.create(1, HEAD, MIB)
+    part = spool.create(1, HEAD, MIB, plenty())
     part.write(memoryview(b"dataset"))
     sealing = asyncio.create_task(part.seal(make_head))
     await asyncio.sleep(0)
@@ -335,7 +336,7 @@ async def test_an_error_of_the_file_fails_its_seal_and_it_is_never_synced_again(
         real(fd)
 
     monkeypatch.setattr(os, "fsync", broken)
-    part = spool.create(1, HEAD, MIB)
+    part = spool.create(1, HEAD, MIB, plenty())
     part.write(memoryview(b"dataset"))
     with pytest.raises(OSError, match="Input/output error"):
         await part.seal(make_head)
@@ -377,7 +378,7 @@ async def test_a_seal_whose_head_cannot_be_made_says_why_instead_of_hanging(spoo
     def no_room(digest: bytes) -> bytes:
         raise ValueError(f"no room for {len(digest)} bytes")
 
-    part = spool.create(1, HEAD, MIB)
+    part = spool.create(1, HEAD, MIB, plenty())
     part.write(memoryview(b"dataset"))
     with pytest.raises(ValueError, match="no room for 32 bytes"):
         async with asyncio.timeout(10):

@@ -23,7 +23,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from edge.model import Header, Instance, Kind, Need, Source
 from edge.routing import Leg
 from edge.states import MOVES, WAITING, DeliveryState
-from edge.store import Choice, Fate, Parcel, Reading, Settlement, Store, StoreError, deliver, people, record, schema
+from edge.store import (
+    Choice,
+    Fate,
+    Mended,
+    Parcel,
+    Reading,
+    Settlement,
+    Store,
+    StoreError,
+    deliver,
+    people,
+    record,
+    schema,
+)
 from edge.store import committer as committing
 from edge.store.committer import Committer, Work
 from edge.store.connection import FILE, Connection, open_reader, open_writer
@@ -281,13 +294,16 @@ def set_version(storage: Path, version: int) -> None:
         connection.execute(f"PRAGMA user_version = {version}")
 
 
-async def test_a_database_that_is_none_is_refused_in_a_sentence(
+async def test_a_file_that_is_no_database_is_put_aside_for_a_new_one(
     tmp_path: Path, clock: ManualClock, opened: Opener
 ) -> None:
     (tmp_path / "db").mkdir()
-    (tmp_path / "db" / FILE).write_bytes(b"this is not a database, however long it may be" * 100)
-    with pytest.raises(StoreError, match=r"The database in .*db cannot be opened: file is not a database\."):
-        await opened(tmp_path, clock)
+    nonsense = b"this is not a database, however long it may be" * 100
+    (tmp_path / "db" / FILE).write_bytes(nonsense)
+    store = (await opened(tmp_path, clock)).store
+    assert store.mended is Mended.ANEW
+    assert (tmp_path / "db.damaged" / FILE).read_bytes() == nonsense
+    assert await store.highest_id() == 0
 
 
 async def test_reading_where_no_appliance_ever_ran_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -623,7 +639,7 @@ async def test_a_batch_with_one_row_that_cannot_be_stored_is_not_half_recorded(s
     poisoned = msgspec.structs.replace(instance(2), digest=b"short")
     with pytest.raises(StoreError, match="CHECK constraint failed"):
         await store.record([(instance(1), [leg()]), (poisoned, [leg()])])
-    assert await store.known([1, 2]) == set()
+    assert await store.states([1, 2]) == {}
     assert await store.reading.tallies() == {}
 
 

@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
+import structlog
+
 from edge.board import DestinationGauge
 from edge.clock import Clock
 from edge.findings import Journal
@@ -19,7 +21,9 @@ from edge.forward.gate import Gate
 from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable
 from edge.forward.transport import Session, Transport
 from edge.states import DeliveryState
-from edge.store import Parcel, Settlement, Store
+from edge.store import NotOursError, Parcel, Settlement, Store, StoreError
+
+log = structlog.get_logger()
 
 _POLL: Final = 2.0
 """Seconds after which the store is asked even without a hint."""
@@ -74,6 +78,7 @@ class Lane:
         self._joined: set[asyncio.Task[None]] = set()
         self._wide_at = 0.0
         self._later = 0
+        self._unsettled: list[Settlement] = []
         self._pace = 0.0
 
     def stop(self) -> None:
@@ -84,24 +89,40 @@ class Lane:
     async def run(self) -> None:
         """Serve until `stop`."""
         while not self._stopping.is_set():
-            self._hint.clear()
-            needs = await self._store.upcoming(self.name)
-            if not needs:
-                await self._wait(self._hint, _POLL)
-                continue
-            await self._until_stopped(self.gate.wait())
-            if self._stopping.is_set():
-                break
-            session = await self._transport.open(needs)
-            if isinstance(session, Unreachable):
-                self.gate.fail(session)
-                continue
-            await self._serve(session)
+            try:
+                await self._round()
+            except StoreError as e:
+                # what was sent is remembered here and settled when the store is back; nothing new is claimed till then
+                log.warning("the store does not serve this lane", destination=self.name, error=str(e))
+                await self._wait(self._stopping, _POLL)
         if self._joined:
             await asyncio.wait(self._joined)
 
+    async def _round(self) -> None:
+        """Wait for work and for the gate, then serve one session."""
+        await self._settle_late()
+        self._hint.clear()
+        needs = await self._store.upcoming(self.name)
+        if not needs:
+            await self._wait(self._hint, _POLL)
+            return
+        await self._until_stopped(self.gate.wait())
+        if self._stopping.is_set():
+            return
+        session = await self._transport.open(needs)
+        if isinstance(session, Unreachable):
+            self.gate.fail(session)
+            return
+        await self._serve(session)
+
     async def _join(self) -> None:
         """One more worker, as long as it finds work; a failure to open is no news of the destination."""
+        try:
+            await self._join_in()
+        except StoreError as e:
+            log.warning("the store does not serve this worker", destination=self.name, error=str(e))
+
+    async def _join_in(self) -> None:
         needs = await self._store.upcoming(self.name)
         session = await self._transport.open(needs) if needs else None
         if session is None or isinstance(session, Unreachable):
@@ -130,7 +151,7 @@ class Lane:
                 settlements = await self._send(session, parcels)
                 if settling is not None:
                     await settling
-                settling = asyncio.ensure_future(self._store.settle(settlements))
+                settling = asyncio.ensure_future(self._settle(settlements))
                 worked_at = self._clock.monotonic()
                 self._widen(busy_since)
         finally:
@@ -138,8 +159,31 @@ class Lane:
             if settling is not None:
                 await settling
             if ahead is not None:
-                await self._give_back(await ahead)
+                with contextlib.suppress(StoreError):
+                    await self._settle([self._untouched(p) for p in await ahead])
             await session.close()
+
+    async def _settle(self, settlements: list[Settlement]) -> None:
+        """Record outcomes; what the store cannot take now is kept for `_settle_late`."""
+        if not settlements:
+            return
+        try:
+            await self._store.settle(settlements)
+        except NotOursError:
+            # the store was opened anew meanwhile and gave some back: those are sent again
+            for settlement in settlements:
+                with contextlib.suppress(NotOursError):
+                    await self._store.settle([settlement])
+        except StoreError as e:
+            log.warning("outcomes wait for the store", destination=self.name, error=str(e))
+            self._unsettled += settlements
+
+    async def _settle_late(self) -> None:
+        """Record the outcomes that the store could not take. Raises `StoreError` while it still cannot."""
+        late, self._unsettled = self._unsettled, []
+        await self._settle(late)
+        if self._unsettled:
+            raise StoreError("Outcomes of what was sent cannot be recorded yet.")
 
     async def _claim(self) -> list[Parcel]:
         most = _AHEAD_MOST if self._pace <= 0 else int(_AHEAD_SECONDS / self._pace)
@@ -155,7 +199,7 @@ class Lane:
                 del left[parcel.delivery]
                 settlements.append(self._judge(parcel, outcome))
         except asyncio.CancelledError:
-            await self._store.settle(settlements + [self._untouched(p) for p in left.values()])
+            await self._settle(settlements + [self._untouched(p) for p in left.values()])
             raise
         if settlements:
             self._pace = (self._clock.monotonic() - begun) / len(settlements)
@@ -231,10 +275,6 @@ class Lane:
             strikes=parcel.strikes,
             attempted=False,
         )
-
-    async def _give_back(self, parcels: Sequence[Parcel]) -> None:
-        if parcels:
-            await self._store.settle([self._untouched(p) for p in parcels])
 
     def _widen(self, busy_since: float) -> None:
         now = self._clock.monotonic()

@@ -12,8 +12,9 @@ from typing import Final
 
 from edge.config import FolderDestination
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
+from edge.fsync import sync_path
 from edge.model import Need
-from edge.spool import Syncer, sync_path
+from edge.spool import Syncer
 from edge.store import Parcel
 
 _CHUNK: Final = 1 << 20

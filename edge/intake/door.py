@@ -5,6 +5,7 @@ so that its caller may say yes. What fails before that leaves nothing behind.
 """
 
 import asyncio
+import contextlib
 import errno
 from typing import Final
 
@@ -17,6 +18,7 @@ from edge.dicom.header import read_header
 from edge.findings import Journal
 from edge.intake import seal as seals
 from edge.intake.admission import Admission
+from edge.intake.guard import DiskGuard
 from edge.intake.index import Index
 from edge.model import Header, Instance, Kind, Source
 from edge.routing import Leg, Routing
@@ -68,6 +70,7 @@ class Door:
         identity: Identity,
         index: Index,
         admission: Admission,
+        guard: DiskGuard,
         routing: Routing,
         *,
         board: Board,
@@ -81,6 +84,7 @@ class Door:
         self._identity = identity
         self._index = index
         self._admission = admission
+        self._guard = guard
         self._routing = routing
         self._board = board
         self._journal = journal
@@ -91,21 +95,24 @@ class Door:
 
     def begin(self, kind: Kind, sop_instance_uid: str, source: Source) -> Incoming:
         """Begin an object. Raises `NoRoomError`."""
-        why = self._admission.refusal()
-        if why is not None:
+        room = self._admission.begin()
+        if room is None:
             self._board.refused += 1
-            raise NoRoomError(why)
+            raise NoRoomError(self._admission.refusal() or "the disk is full up to its reserve")
         head = part10.begin(kind.sop_class_uid, sop_instance_uid, kind.transfer_syntax_uid, self._room)
         try:
-            part = self._spool.create(self._identity.next_id(), len(head.data), self._most)
+            part = self._spool.create(self._identity.next_id(), len(head.data), self._most, room)
         except OSError as e:
+            room.release()
             raise self._trouble(e) from e
         return Incoming(part, head, kind, sop_instance_uid, source)
 
     def discard(self, incoming: Incoming) -> None:
-        """Forget an object that did not come to its end."""
+        """Forget an object that did not come to its end. A part that cannot be unlinked goes at the next start."""
         incoming.part.close()
-        self._spool.discard(incoming.part.id)
+        incoming.part.room.release()
+        with contextlib.suppress(OSError):
+            self._spool.discard(incoming.part.id)
 
     async def finish(self, incoming: Incoming) -> Instance:
         """Seal and sync what was written, and hand it to the index. When this returns, it is safe.
@@ -131,6 +138,7 @@ class Door:
             self.discard(incoming)
             raise
         part.close()
+        part.room.release()
         # from here on the object is the index's: whatever is answered, it is kept
         self._index.take(instance, legs)
         if self._index.behind:
@@ -146,6 +154,9 @@ class Door:
         part, kind, source = incoming.part, incoming.kind, incoming.source
         if part.too_long:
             raise RefusedError(f"the object is longer than {self._most} bytes")
+        if part.no_room:
+            self._board.refused += 1
+            raise NoRoomError("there is no room on the disk for an object of this size")
         await part.catch_up()
         header = read_header(part.read, part.length, kind.transfer_syntax_uid, bytes(part.first))
         self._check(incoming, header)
@@ -195,6 +206,7 @@ class Door:
         try:
             await incoming.part.seal(lambda _digest: incoming.head.data)
             incoming.part.close()
+            incoming.part.room.release()
             self._spool.set_aside(incoming.part.id, msgspec.json.encode(note))
         except OSError:
             self.discard(incoming)
@@ -205,6 +217,5 @@ class Door:
         self._board.refused += 1
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return NoRoomError("the disk is full")
-        why = error.strerror or str(error)
-        self._journal.note("STORAGE_ERROR", "storage", why)
-        return NoRoomError(f"the disk reports: {why}")
+        self._guard.failed(error)
+        return NoRoomError(f"the disk reports: {error.strerror or error}")

@@ -1,33 +1,38 @@
 """What the last run left: parts that were answered, files without a row, rows without a file.
 
-Runs beside an open intake and touches only ids of earlier sessions. A part with a good seal and the right digest is
-indexed; one with a bad seal was never answered and goes. A good seal over other bytes may have been answered, so it is
-set aside and said, never dropped.
+Runs beside an open intake, at start and after the database was made anew; of parts it touches only those of earlier
+sessions. A part with a good seal and the right digest is indexed; one with a bad seal was never answered and goes. A
+good seal over other bytes may have been answered, so it is set aside and said, never dropped.
 """
 
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import structlog
 
 from edge.dicom import part10
 from edge.dicom.header import read_header
 from edge.findings import Journal
+from edge.fsync import sync_path
 from edge.intake import seal as seals
 from edge.intake.index import Index
 from edge.intake.seal import BadSealError, UnknownSealError
 from edge.model import Instance, Kind
 from edge.routing import Leg, Routing
-from edge.spool import Spool, Syncer, sync_path
-from edge.store import Store
+from edge.spool import Spool, Syncer
+from edge.store import Store, StoreError
 
 _CHUNK: Final = 1 << 20
 _BATCH: Final = 500
+_EXPIRED, _LOST = "expired", "lost"
+
+log = structlog.get_logger()
 
 
 class DamagedError(Exception):
@@ -46,6 +51,8 @@ class Recovery:
         routing: Routing,
         journal: Journal,
         first_id: int,
+        *,
+        everything: bool = False,
     ) -> None:
         self._spool = spool
         self._syncer = syncer
@@ -54,20 +61,41 @@ class Recovery:
         self._routing = routing
         self._journal = journal
         self._first_id = first_id
+        self._before = 1 << 63 if everything else first_id
+        """Files with a lower id are looked at; all of them once the database was made anew."""
 
     async def run(self) -> None:
-        """Recover everything, then return."""
-        for number in await self._syncer.run(self._spool.waiting):
-            if number < self._first_id:
+        """Recover everything, then return. What the store cannot take is left for the next run."""
+        try:
+            await self._run()
+        except StoreError as e:
+            log.warning("recovery stops until the store is back", error=str(e))
+
+    async def _run(self) -> None:
+        parts = [i for i in await self._syncer.run(self._spool.waiting) if i < self._first_id]
+        states = await self._store.states(parts)
+        for number in parts:
+            if states.get(number) == _EXPIRED:
+                self._spool.discard(number)
+            else:
                 await self._try(self._part, number)
-        ids = self._earlier()
+        ids = (i for i in self._spool.published() if i < self._before)
         while batch := await self._syncer.run(lambda: list(islice(ids, _BATCH))):
-            known = await self._store.known(batch)
-            for number in batch:
-                if number not in known:
-                    await self._try(self._orphan, number)
+            await self._published(batch)
         await self._missing()
         await self._unrouted()
+
+    async def _published(self, ids: list[int]) -> None:
+        """Bring rows and files into line: index files without a row, delete those that a tombstone stands for."""
+        states = await self._store.states(ids)
+        expired = [i for i in ids if states.get(i) == _EXPIRED]
+        if expired:
+            await self._syncer.run(lambda: self._spool.delete(expired))
+        if lost := [i for i in ids if states.get(i) == _LOST]:
+            await self._store.find(lost)
+        for number in ids:
+            if number not in states:
+                await self._try(self._orphan, number)
 
     async def _try(self, recover: Callable[[int], Awaitable[None]], number: int) -> None:
         """Recover one object; a file that cannot be read must not keep the others waiting."""
@@ -75,9 +103,6 @@ class Recovery:
             await recover(number)
         except OSError as e:
             self._journal.note("STORAGE_ERROR", "recovery", f"object {number}: {e.strerror or e}")
-
-    def _earlier(self) -> Iterator[int]:
-        return (number for number in self._spool.published() if number < self._first_id)
 
     async def _part(self, number: int) -> None:
         path = self._spool.part_path(number)
@@ -97,6 +122,8 @@ class Recovery:
         path = self._spool.path(number)
         try:
             instance, legs = await self._syncer.run(lambda: examine(path))
+        except FileNotFoundError:
+            return  # deleted meanwhile, so it had a row
         except (BadSealError, part10.NotPart10Error) as e:
             self._journal.note("ODD_OBJECT", "recovery", f"{path.name} has no row and {e}")
             return

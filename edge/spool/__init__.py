@@ -5,10 +5,24 @@
 Knows bytes, not DICOM.
 """
 
+from edge.spool.ballast import Ballast
 from edge.spool.files import Spool, StorageError
 from edge.spool.identity import Identity
-from edge.spool.part import Part
+from edge.spool.ledger import Free, Ledger, Reservation
+from edge.spool.part import FolderError, Part
 from edge.spool.reader import Reader
-from edge.spool.sync import Syncer, sync_path
+from edge.spool.sync import Syncer
 
-__all__ = ["Identity", "Part", "Reader", "Spool", "StorageError", "Syncer", "sync_path"]
+__all__ = [
+    "Ballast",
+    "FolderError",
+    "Free",
+    "Identity",
+    "Ledger",
+    "Part",
+    "Reader",
+    "Reservation",
+    "Spool",
+    "StorageError",
+    "Syncer",
+]

@@ -5,15 +5,18 @@ Renames within one file system are atomic, so a name in ``ready/`` always stands
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from edge.fsync import sync_path
+from edge.spool.ledger import Free, Reservation
 from edge.spool.part import Part
-from edge.spool.sync import Syncer, sync_path
+from edge.spool.sync import Syncer
 
 _SHARD_BITS: Final = 12
 _SHARDS: Final = 256
+_PROBE: Final = 64 << 10
 
 
 class StorageError(Exception):
@@ -55,11 +58,11 @@ class Spool:
             os.close(self._incoming_fd)
             self._incoming_fd = -1
 
-    def create(self, number: int, head: int, most: int) -> Part:
+    def create(self, number: int, head: int, most: int, room: Reservation) -> Part:
         """Begin the object ``number``: a head of ``head`` bytes, then at most ``most`` bytes. Raises OSError."""
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
         fd = os.open(f"{self._incoming}/{number}.part", flags, 0o600)
-        return Part(fd, number, head, self._syncer, self._incoming_fd, most)
+        return Part(fd, number, head, self._syncer, self._incoming_fd, most, room)
 
     def discard(self, number: int) -> None:
         """Unlink a part that was never answered, or is a spare."""
@@ -113,9 +116,46 @@ class Spool:
         return max([*self.published(), *self.waiting(), *aside], default=0)
 
     def free_bytes(self) -> int:
-        """Bytes free to us."""
-        at = os.statvfs(self.incoming)
-        return at.f_bavail * at.f_frsize
+        """Bytes free to us. Raises OSError."""
+        return self.free().bytes
+
+    def free(self) -> Free:
+        """Bytes and files that are free to us. Raises OSError."""
+        at = os.statvfs(self._incoming)
+        # file systems that make inodes as they need them count none
+        return Free(at.f_bavail * at.f_frsize, at.f_favail if at.f_files else 1 << 32)
+
+    def delete(self, ids: Sequence[int]) -> None:
+        """Unlink published files and sync their folders; one that is gone already is fine. Raises OSError."""
+        paths = [self.path(number) for number in ids]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in paths}:
+            sync_path(folder)
+
+    def probe(self) -> None:
+        """Write, sync and read back a little, as an object would be. Raises OSError."""
+        path, data = self.incoming / ".probe", os.urandom(_PROBE)
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(fd, data, 0)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            sync_path(self.incoming)
+            if path.read_bytes() != data:
+                raise OSError(errno.EIO, "what was written reads back differently")
+        finally:
+            path.unlink(missing_ok=True)
+
+    def reopen(self) -> None:
+        """Open the folder of parts anew, after a sync of it failed. Raises OSError."""
+        fd = os.open(self.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.dup2(fd, self._incoming_fd, inheritable=False)  # parts that are being written know the number
+        finally:
+            os.close(fd)
 
     def total_bytes(self) -> int:
         """Bytes of the whole file system."""

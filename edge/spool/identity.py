@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from edge.spool.sync import sync_path
+from edge.fsync import sync_path
 
 BLOCK_BITS: Final = 20
 
@@ -54,6 +54,10 @@ class Identity:
         number = self._next
         self._next += 1
         return number
+
+    def keep_time(self, text: str) -> None:
+        """Store the time for the next start. Raises OSError."""
+        self._write("time", text)
 
     def _new_block(self, at_least: int) -> None:
         text = self._read("session")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from edge.spool.ledger import Reservation
 from edge.spool.sync import Syncer
 
 CHUNK: Final = 256 << 10
@@ -21,15 +22,23 @@ FIRST: Final = 16 << 10
 """Bytes of the dataset's beginning kept in memory for the header."""
 
 
+class FolderError(OSError):
+    """The folder of parts could not be synced: that is nobody's object alone."""
+
+
 class Part:
     """A file in ``incoming/``. The object is the stream after a head of ``head`` bytes, which `seal` writes."""
 
-    def __init__(self, fd: int, number: int, head: int, syncer: Syncer, directory: int, most: int) -> None:
+    def __init__(
+        self, fd: int, number: int, head: int, syncer: Syncer, directory: int, most: int, room: Reservation
+    ) -> None:
         self.id = number
+        self.room = room
         self.length = 0
         self.first = bytearray()
         self.error: OSError | None = None
         self.too_long = False
+        self.no_room = False
         self._fd = fd
         self._offset = head
         self._hash = hashlib.sha256()
@@ -50,7 +59,7 @@ class Part:
     @property
     def failed(self) -> bool:
         """Whether the object cannot be kept."""
-        return self.error is not None or self.too_long
+        return self.error is not None or self.too_long or self.no_room
 
     @property
     def pressure(self) -> bool:
@@ -64,6 +73,8 @@ class Part:
         size = len(fragment)
         if self.length + size > self._most:
             self.too_long = True
+            return
+        if self.length + size > self.room.granted and not self._more_room(self.length + size):
             return
         if self.length < FIRST:
             self.first += fragment[: FIRST - self.length]
@@ -102,9 +113,12 @@ class Part:
         rest, self._pending = self._pending, bytearray()
         listed = self._syncer.directory(self._directory)
         job = self._submit(lambda: self._finish(rest, make_head))
-        for synced in (job, listed):
-            # shielded: whoever gives up waiting stops neither the thread nor the round that others share
-            await asyncio.shield(synced)
+        # shielded: whoever gives up waiting stops neither the thread nor the round that others share
+        await asyncio.shield(job)
+        try:
+            await asyncio.shield(listed)
+        except OSError as e:
+            raise FolderError(e.errno, e.strerror) from e
 
     def close(self) -> None:
         """Close the descriptor, now or when the thread that uses it is done; the file stays."""
@@ -112,6 +126,13 @@ class Part:
         if self._job is None and self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+    def _more_room(self, length: int) -> bool:
+        try:
+            self.no_room = not self.room.extend(length)
+        except OSError as e:
+            self.error = e
+        return not self.failed
 
     def _hand_over(self) -> None:
         chunk, self._pending = self._pending, bytearray()
@@ -139,6 +160,7 @@ class Part:
         self._hash.update(chunk)
         _write_all(self._fd, chunk, self._offset + self._written)
         self._written += len(chunk)
+        self.room.written = self._written
         self._unsynced += len(chunk)
         if self._unsynced >= _SYNC_EVERY:
             self._unsynced = 0

@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, TypeVar
 
@@ -82,15 +81,6 @@ class Syncer:
             future.set_result(None)
         else:
             future.set_exception(error)
-
-
-def sync_path(path: Path) -> None:
-    """Fsync a file or folder by its name, in the calling thread. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class _Rounds:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from edge.store.connection import Connection, StoreError
+from edge.store.connection import Connection, StoreError, StoreFailedError, explain, primary
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -28,10 +28,17 @@ log = structlog.get_logger()
 
 
 class Committer:
-    """Runs until cancelled; what is queued then fails with `StoreError`."""
+    """Runs until cancelled; what is queued then fails with `StoreError`.
 
-    def __init__(self, connection: Connection) -> None:
+    Where the disk fails under the database, or the database is damaged, everything fails at once until `resume`: what
+    a failed sync has or has not written is not known, so nothing may be built on it.
+    """
+
+    def __init__(self, connection: Connection, relieve: Callable[[], bool] = lambda: False) -> None:
+        self.broken: StoreFailedError | None = None
         self._connection = connection
+        self._relieve = relieve
+        self._broke = asyncio.Event()
         self._queue: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
         self._arrived = asyncio.Event()
         self._closed = False
@@ -45,6 +52,8 @@ class Committer:
         """
         if self._closed:
             raise StoreError("The database is closed.")
+        if self.broken is not None:
+            raise self.broken
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.append((work, future))
         self._arrived.set()
@@ -66,6 +75,25 @@ class Committer:
             self._queue.clear()
             raise
 
+    def fail(self, error: StoreFailedError) -> None:
+        """Fail everything from now on, because of ``error``."""
+        if self.broken is None:
+            self.broken = error
+            self._broke.set()
+
+    async def wait_broken(self) -> StoreFailedError:
+        """Wait until the database cannot be used as it is; the reason."""
+        while self.broken is None:
+            await self._broke.wait()
+            self._broke.clear()
+        return self.broken
+
+    def resume(self, connection: Connection) -> None:
+        """Go on with a database that was opened anew."""
+        self._connection = connection
+        self._batches = self._changes = 0
+        self.broken = None
+
     def close(self) -> None:
         """Take no more; let `run` finish what is queued and return."""
         self._closed = True
@@ -74,11 +102,15 @@ class Committer:
     async def _batch(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(_MOST, len(self._queue)))]
         works = [work for work, _ in batch]
+        if self.broken is not None:
+            _answer(batch, self.broken)
+            return
         try:
-            outcomes = await self._connection.run(lambda raw: self._transact(raw, works))
+            outcomes = await self._connection.run(lambda raw: self._commit(raw, works))
         except sqlite3.Error as e:
-            failure = StoreError(f"The database could not be written: {e}.")
-            failure.__cause__ = e
+            failure = explain(e, "could not be written")
+            if isinstance(failure, StoreFailedError):
+                self.fail(failure)
             _answer(batch, failure)
             return
         except BaseException:
@@ -91,6 +123,15 @@ class Committer:
                 future.set_result(result)
 
     # in the connection's thread
+
+    def _commit(self, raw: sqlite3.Connection, works: list[Work[Any]]) -> list[tuple[Any, Exception | None]]:
+        """Run a batch; on a full disk once more, with what `relieve` gives back to the disk."""
+        try:
+            return self._transact(raw, works)
+        except sqlite3.Error as e:
+            if primary(e) != sqlite3.SQLITE_FULL or not self._relieve():
+                raise
+            return self._transact(raw, works)
 
     def _transact(self, raw: sqlite3.Connection, works: list[Work[Any]]) -> list[tuple[Any, Exception | None]]:
         outcomes: list[tuple[Any, Exception | None]] = []

@@ -33,6 +33,39 @@ class StoreError(Exception):
     """The database cannot be used, or refused what was asked; the text says why."""
 
 
+class NotOursError(StoreError):
+    """A delivery is not being sent by this session, so what came of it is not ours to record."""
+
+
+class StoreFailedError(StoreError):
+    """The disk failed under the database, or took away the right to write: it must be opened anew."""
+
+
+class StoreDamagedError(StoreFailedError):
+    """The database is not what was written: it must be mended or made anew."""
+
+
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_FAILED: Final = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL}
+)
+
+
+def explain(error: sqlite3.Error, doing: str) -> StoreError:
+    """Turn an error of SQLite into ours; ``doing`` completes "The database …"."""
+    code = primary(error)
+    text = f"The database {doing}: {error}."
+    kind = StoreDamagedError if code in _DAMAGED else StoreFailedError if code in _FAILED else StoreError
+    explained = kind(text)
+    explained.__cause__ = error
+    return explained
+
+
+def primary(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code, 0 where the error has none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 class Connection(aiosqlite.Connection):
     """A connection on which whole functions run in the connection's thread."""
 

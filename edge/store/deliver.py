@@ -9,7 +9,7 @@ import msgspec
 
 from edge.model import Kind, Need
 from edge.states import DeliveryState, may_move
-from edge.store.connection import StoreError
+from edge.store.connection import NotOursError, StoreError
 from edge.store.trail import Mark, write
 
 
@@ -74,7 +74,7 @@ def settle(
 ) -> set[str]:
     """Record outcomes of what this session claimed; the destinations where something that waited behind may go now.
 
-    Raises `StoreError` where one is not ours to settle.
+    Raises `NotOursError` where one is not ours to settle; then none is.
     """
     freed = set()
     for s in settlements:
@@ -85,7 +85,7 @@ def settle(
             (s.state, s.code, s.detail, s.not_before, s.strikes, now, not s.attempted, s.delivery, session),
         ).rowcount
         if changed != 1:
-            raise StoreError(f"Delivery {s.delivery} is not being sent by this session.")
+            raise NotOursError(f"Delivery {s.delivery} is not being sent by this session.")
         if s.state is not DeliveryState.QUEUED:
             freed |= {row[0] for row in raw.execute(_FOLLOW, (s.delivery,)).fetchall()}
     write(
@@ -116,12 +116,15 @@ def ripen(raw: sqlite3.Connection, monotonic: float) -> list[str]:
     return sorted({row[0] for row in rows})
 
 
-def recover(raw: sqlite3.Connection, session: int, ripe_at: float, now: float, *, trusted: bool) -> int:
-    """At start: give back what an earlier session was sending, and let what waited ripen at ``ripe_at``. The number."""
+def recover(raw: sqlite3.Connection, session: int | None, ripe_at: float, now: float, *, trusted: bool) -> int:
+    """Give back what was being sent, by other sessions than ``session``, and let what waits ripen at ``ripe_at``.
+
+    The number given back.
+    """
     raw.execute("UPDATE delivery SET not_before = ? WHERE state = 'queued' AND not_before IS NOT NULL", (ripe_at,))
     rows = raw.execute(
         """UPDATE delivery SET state = 'queued', session = NULL, changed_at = ?
-            WHERE state = 'sending' AND session <> ? RETURNING instance, destination""",
+            WHERE state = 'sending' AND session IS NOT ? RETURNING instance, destination""",
         (now, session),
     ).fetchall()
     write(

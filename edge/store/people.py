@@ -33,7 +33,7 @@ _VERBS: Final[dict[str, tuple[DeliveryState, tuple[DeliveryState, ...]]]] = {
         (DeliveryState.ACCEPTED, DeliveryState.VERIFIED, DeliveryState.CANCELLED, DeliveryState.DECLINED),
     ),
 }
-_CLOSE_RANKS: Final = "UPDATE delivery SET behind = (SELECT behind FROM delivery WHERE id = ?1) WHERE behind = ?1"
+CLOSE_RANKS: Final = "UPDATE delivery SET behind = (SELECT behind FROM delivery WHERE id = ?1) WHERE behind = ?1"
 """Who waited behind a delivery that is put aside now waits behind its predecessor, which nobody may overtake."""
 _EVENTS: Final = {"hold": "held", "release": "released", "cancel": "cancelled", "resend": "resend"}
 
@@ -48,6 +48,8 @@ def decide(
     if not set(olds) <= set(sources(new)):
         raise StoreError(f"{verb!r} is against the state table.")
     where, values = condition(choice)
+    if verb == "resend":  # what was deleted cannot be sent again
+        where += " AND instance IN (SELECT id FROM instance WHERE state = 'stored')"
     marks = ", ".join("?" * len(olds))
     rows = raw.execute(
         f"""UPDATE delivery SET state = ?, not_before = NULL, strikes = 0, code = ?, detail = ?,
@@ -55,7 +57,7 @@ def decide(
         (new, _EVENTS[verb].upper(), reason, now, *olds, *values),
     ).fetchall()
     if new is not DeliveryState.QUEUED:
-        raw.executemany(_CLOSE_RANKS, [(row[0],) for row in sorted(rows)])
+        raw.executemany(CLOSE_RANKS, [(row[0],) for row in sorted(rows)])
     write(
         raw,
         [

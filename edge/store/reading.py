@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from edge.states import DeliveryState
-from edge.store.connection import FILE, Connection, StoreError, open_reader
+from edge.store.connection import FILE, Connection, StoreError, StoreFailedError, explain, open_reader
 from edge.store.people import INSTANCES, Choice, condition
 
 T = TypeVar("T")
@@ -85,17 +85,30 @@ class Reading:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._failed: Callable[[StoreFailedError], None] = lambda _: None
 
     @classmethod
     async def open(cls, storage: Path) -> "Reading":
         """Open the store below ``storage``, whether or not an appliance runs on it. Raises `StoreError`."""
+        return cls(await cls._connect(storage))
+
+    @staticmethod
+    async def _connect(storage: Path) -> Connection:
         folder = storage / "db"
         if not (folder / FILE).exists():
             raise StoreError(f"There is no store in {folder}: no appliance has run on this storage path yet.")
         try:
-            return cls(await open_reader(folder))
+            return await open_reader(folder)
         except sqlite3.Error as e:
-            raise StoreError(f"The store in {folder} cannot be read: {e}.") from e
+            raise explain(e, f"in {folder} cannot be read") from e
+
+    def on_failure(self, failed: Callable[[StoreFailedError], None]) -> None:
+        """Let ``failed`` hear of a disk that fails and a database that is damaged."""
+        self._failed = failed
+
+    async def reopen(self, storage: Path) -> None:
+        """Read from the database that has the name now; after `close`."""
+        self._connection = await self._connect(storage)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -167,6 +180,11 @@ class Reading:
         try:
             return await self._connection.run(work)
         except sqlite3.Error as e:
+            failure = explain(e, "could not be read")
+            if isinstance(failure, StoreFailedError):
+                self._failed(failure)
+            raise failure from e
+        except ValueError as e:  # aiosqlite's word for a connection that is closed: it is being opened anew
             raise StoreError(f"The database could not be read: {e}.") from e
 
 

@@ -192,3 +192,12 @@ def lose(raw: sqlite3.Connection, ids: Sequence[int], now: float, *, trusted: bo
     """Mark instances whose file is gone, so that the same bytes sent again are a new instance and not a duplicate."""
     lost = [number for number in ids if raw.execute(_LOSE, (number,)).rowcount]
     write(raw, [Mark(instance=number, at=now, clock_trusted=trusted, event="lost") for number in lost])
+
+
+_FIND: Final = "UPDATE instance SET state = 'stored' WHERE id = ? AND state = 'lost'"
+
+
+def find(raw: sqlite3.Connection, ids: Sequence[int], now: float, *, trusted: bool) -> None:
+    """Mark instances as stored whose file was lost and is there again."""
+    found = [number for number in ids if raw.execute(_FIND, (number,)).rowcount]
+    write(raw, [Mark(instance=number, at=now, clock_trusted=trusted, event="found") for number in found])

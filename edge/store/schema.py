@@ -119,7 +119,56 @@ _FIRST: Final = (
     END""",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST,)
+_OPEN: Final = """state IN ('queued', 'sending', 'held') OR state = 'accepted' AND needs_proof = 1"""
+"""A delivery that is not over, so that its instance must stay."""
+
+_SECOND: Final = (
+    # seconds that the appliance has run, on the monotonic clock: age never jumps, whatever the wall clock does
+    "CREATE TABLE uptime (id INTEGER PRIMARY KEY CHECK (id = 1), seconds REAL NOT NULL) STRICT",
+    "INSERT INTO uptime VALUES (1, 0)",
+    "ALTER TABLE instance ADD COLUMN settled_at REAL",  # uptime when the last delivery was over; NULL: one is not
+    "ALTER TABLE instance ADD COLUMN expired_at REAL",  # uptime when the file was deleted
+    "CREATE INDEX instance_settled ON instance (settled_at) WHERE settled_at IS NOT NULL AND state = 'stored'",
+    "CREATE INDEX instance_expired ON instance (expired_at) WHERE expired_at IS NOT NULL",
+    """CREATE TRIGGER delivery_reopens AFTER INSERT ON delivery BEGIN
+        UPDATE instance SET settled_at = NULL WHERE id = NEW.instance AND settled_at IS NOT NULL;
+    END""",
+    f"""CREATE TRIGGER delivery_settles AFTER UPDATE OF state ON delivery
+        WHEN OLD.state <> NEW.state AND NEW.state <> 'sending' BEGIN
+        UPDATE instance SET settled_at = iif(
+                EXISTS (SELECT 1 FROM delivery WHERE instance = NEW.instance AND ({_OPEN})),
+                NULL,
+                (SELECT seconds FROM uptime)
+            ) WHERE id = NEW.instance;
+    END""",
+    """CREATE TRIGGER delivery_gone AFTER DELETE ON delivery BEGIN
+        UPDATE tally SET instances = instances - 1, bytes = bytes - OLD.bytes
+            WHERE destination = OLD.destination AND state = OLD.state;
+    END""",
+    f"""UPDATE instance SET settled_at = 0 WHERE unrouted = 0 AND owed = 0
+        AND EXISTS (SELECT 1 FROM delivery WHERE instance = instance.id)
+        AND NOT EXISTS (SELECT 1 FROM delivery WHERE instance = instance.id AND ({_OPEN}))""",
+    # what people had decided, out of a damaged database: takes effect where the delivery is made again
+    """CREATE TABLE salvaged (
+        instance INTEGER NOT NULL,
+        destination TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('held', 'cancelled')),
+        code TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        PRIMARY KEY (instance, destination)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TRIGGER delivery_salvaged AFTER INSERT ON delivery
+        WHEN EXISTS (SELECT 1 FROM salvaged WHERE instance = NEW.instance AND destination = NEW.destination) BEGIN
+        UPDATE delivery SET (state, code, detail) = (
+                SELECT state, code, detail FROM salvaged WHERE instance = NEW.instance AND destination = NEW.destination
+            ) WHERE id = NEW.id AND state = 'queued';
+    END""",
+    # where the slow check of every file's digest has come to
+    "CREATE TABLE audit (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL) STRICT",
+    "INSERT INTO audit VALUES (1, 0)",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND)
 """Migration i leads from version i to version i + 1."""
 VERSION: Final = len(MIGRATIONS)
 

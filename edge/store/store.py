@@ -5,22 +5,34 @@ itself now and then.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from edge.clock import Clock
+from edge.fsync import sync_path
 from edge.model import Header, Instance, Need, Source
 from edge.routing import Leg
-from edge.store import deliver, people, record, schema
+from edge.store import audits, deliver, people, record, repair, retain, schema
+from edge.store.audits import Stored
 from edge.store.committer import Committer
-from edge.store.connection import Connection, StoreError, open_writer
+from edge.store.connection import FILE, Connection, StoreDamagedError, StoreError, explain, open_writer
 from edge.store.deliver import Parcel, Settlement
 from edge.store.people import Choice
 from edge.store.reading import Reading
 from edge.store.record import Recorded
+
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 30.0
+"""Seconds between two attempts to open a database that cannot be opened."""
+
+log = structlog.get_logger()
 
 
 class Store:
@@ -28,36 +40,119 @@ class Store:
 
     def __init__(
         self,
+        storage: Path,
         connection: Connection,
         reading: Reading,
         clock: Clock,
         session: int,
         path: Callable[[int], Path],
+        relieve: Callable[[], bool],
     ) -> None:
         self.reading = reading
+        self.mended: repair.Mended | None = None
+        """How the database came back, where it was damaged when it was opened."""
+        self._storage = storage
         self._connection = connection
-        self._committer = Committer(connection)
+        self._committer = Committer(connection, relieve)
         self._clock = clock
         self._session = session
         self._path = path
         self._hints: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     @classmethod
-    async def open(cls, storage: Path, clock: Clock, session: int, path: Callable[[int], Path]) -> "Store":
-        """Open or make the database below ``storage``; migrate it. ``path`` tells where an instance's file lies."""
-        folder = storage / "db"
+    async def open(
+        cls,
+        storage: Path,
+        clock: Clock,
+        session: int,
+        path: Callable[[int], Path],
+        relieve: Callable[[], bool] = lambda: False,
+    ) -> "Store":
+        """Open or make the database below ``storage``; mend one that is damaged; migrate it. Raises `StoreError`.
+
+        ``path`` tells where an instance's file lies; ``relieve`` makes room on a full disk, or returns False.
+        """
+        mended = None
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            connection = await open_writer(folder)
+            await asyncio.to_thread(repair.complete, storage)
             try:
-                await connection.run(schema.migrate)
+                connection = await _open(storage)
+            except StoreDamagedError:
+                mended = await _repair(storage)
+                connection = await _open(storage)
+            try:
                 reading = await Reading.open(storage)
             except BaseException:
                 await connection.close()
                 raise
-        except (OSError, sqlite3.Error) as e:
-            raise StoreError(f"The database in {folder} cannot be opened: {e}.") from e
-        return cls(connection, reading, clock, session, path)
+        except OSError as e:
+            raise StoreError(f"The database in {storage / 'db'} cannot be opened: {e.strerror or e}.") from e
+        store = cls(storage, connection, reading, clock, session, path, relieve)
+        store.mended = mended
+        reading.on_failure(store._committer.fail)
+        return store
+
+    async def keep(self, broken: Callable[[str], None], back: Callable[[repair.Mended | None], None]) -> None:
+        """Open the database anew whenever the disk failed under it, mending it where it is damaged; for ever.
+
+        ``broken`` hears why nothing can be written; ``back`` that it can be again, and how the database was mended.
+        """
+        while True:
+            error: StoreError = await self._committer.wait_broken()
+            broken(str(error))
+            await self._close_connections()
+            mended, pause = None, _FIRST_PAUSE
+            while True:
+                try:
+                    if isinstance(error, StoreDamagedError):
+                        mended = await _repair(self._storage)
+                    await self._reopen()
+                    break
+                except (StoreError, OSError) as e:
+                    log.warning("the database is not back", error=str(e))
+                    error = e if isinstance(e, StoreDamagedError) else StoreError(str(e))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            back(mended)
+            self._hint_all()
+
+    async def _reopen(self) -> None:
+        connection = await _open(self._storage)
+        now, trusted = self._clock.now(), self._clock.trusted()
+        try:
+            # what this session had claimed before is nobody's any more either
+            await connection.run(lambda raw: deliver.recover(raw, None, self._clock.monotonic(), now, trusted=trusted))
+            await self.reading.reopen(self._storage)
+        except sqlite3.Error as e:
+            await connection.close()
+            raise explain(e, "cannot be opened") from e
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+        self._committer.resume(connection)
+
+    async def _close_connections(self) -> None:
+        for connection in (self.reading, self._connection):
+            with contextlib.suppress(sqlite3.Error, ValueError):
+                await connection.close()
+
+    async def check(self) -> None:
+        """Read the whole database, beside what goes on; one that is damaged is mended by `keep`. Raises `StoreError`.
+
+        Takes seconds for each 100 MB.
+        """
+        try:
+            found = await asyncio.to_thread(repair.check, self._storage / "db" / FILE)
+        except sqlite3.Error as e:
+            error = explain(e, "cannot be checked")
+            if isinstance(error, StoreDamagedError):
+                self._committer.fail(error)
+            raise error from e
+        if found:
+            error = StoreDamagedError(f"The database is damaged: {found[0]}.")
+            self._committer.fail(error)
+            raise error
 
     async def run(self) -> None:
         """Commit what is asked until `close`."""
@@ -69,8 +164,7 @@ class Store:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self.reading.close()
-        await self._connection.close()
+        await self._close_connections()
 
     def hint(self, destination: str) -> asyncio.Event:
         """Return the event that is set when there may be work for ``destination``."""
@@ -90,11 +184,13 @@ class Store:
         row = await self.reading.run(lambda raw: raw.execute("SELECT max(id) FROM instance").fetchone())
         return int(row[0] or 0)
 
-    async def known(self, ids: Sequence[int]) -> set[int]:
-        """Which of ``ids`` are on record."""
+    async def states(self, ids: Sequence[int]) -> dict[int, str]:
+        """Return the state of each of ``ids`` that is on record: stored, lost, quarantined or expired."""
+        asked = "SELECT state FROM instance WHERE id = ?"
 
-        def work(raw: sqlite3.Connection) -> set[int]:
-            return {i for i in ids if raw.execute("SELECT 1 FROM instance WHERE id = ?", (i,)).fetchone()}
+        def work(raw: sqlite3.Connection) -> dict[int, str]:
+            rows = ((number, raw.execute(asked, (number,)).fetchone()) for number in ids)
+            return {number: row[0] for number, row in rows if row}
 
         return await self.reading.run(work)
 
@@ -181,6 +277,50 @@ class Store:
         for name in await self._committer.commit(lambda raw: deliver.ripen(raw, now)):
             self._hints[name].set()
 
+    # retention
+
+    async def tick(self, seconds: float) -> None:
+        """Add ``seconds`` to the uptime by which age is measured."""
+        await self._committer.commit(lambda raw: retain.tick(raw, seconds))
+
+    async def settled(self, age: float, most: int) -> list[tuple[int, int]]:
+        """Return (id, bytes) of what every destination has had for ``age`` seconds of uptime, the oldest first."""
+        return await self.reading.run(lambda raw: retain.settled(raw, age, most))
+
+    async def expire(self, ids: Sequence[int], why: str) -> list[int]:
+        """Write the tombstones of those of ``ids`` that may still go; afterwards their files may be deleted."""
+        now, trusted = self._clock.now(), self._clock.trusted()
+        return await self._committer.commit(lambda raw: retain.expire(raw, ids, why, now, trusted=trusted))
+
+    async def forget(self, age: float, most: int) -> int:
+        """Delete trail and row of what expired ``age`` seconds of uptime ago; the number."""
+        return await self._committer.commit(lambda raw: retain.forget(raw, age, most))
+
+    # audit
+
+    async def next_to_audit(self, most: int) -> list[Stored]:
+        """Return the next instances whose files are to be looked at."""
+        return await self.reading.run(lambda raw: audits.upcoming(raw, most))
+
+    async def audited(self, last: int) -> None:
+        """Remember that files were looked at up to instance ``last``; 0 begins anew."""
+        await self._committer.commit(lambda raw: audits.passed(raw, last))
+
+    async def quarantine(self, number: int, why: str) -> None:
+        """Record that the file of an instance is damaged, and hold what was to be sent of it."""
+        now, trusted = self._clock.now(), self._clock.trusted()
+        await self._committer.commit(lambda raw: audits.quarantine(raw, number, why, now, trusted=trusted))
+
+    async def amend(self, true: Stored) -> None:
+        """Correct a row after the seal of its file."""
+        now, trusted = self._clock.now(), self._clock.trusted()
+        await self._committer.commit(lambda raw: audits.amend(raw, true, now, trusted=trusted))
+
+    async def find(self, ids: Sequence[int]) -> None:
+        """Record that the files of ``ids``, which were lost, are there again."""
+        now, trusted = self._clock.now(), self._clock.trusted()
+        await self._committer.commit(lambda raw: record.find(raw, ids, now, trusted=trusted))
+
     # people
 
     async def decide(self, verb: str, choice: Choice, *, who: str, reason: str = "") -> int:
@@ -201,3 +341,29 @@ class Store:
     def _hint_all(self) -> None:
         for event in self._hints.values():
             event.set()
+
+
+async def _open(storage: Path) -> Connection:
+    """Open the writing connection, with the schema of this program. Raises `StoreError`, OSError."""
+    folder = storage / "db"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        connection = await open_writer(folder)
+        try:
+            await connection.run(schema.migrate)
+            await asyncio.to_thread(sync_path, folder)
+            await asyncio.to_thread(sync_path, storage)
+        except BaseException:
+            await connection.close()
+            raise
+    except sqlite3.Error as e:
+        raise explain(e, f"in {folder} cannot be opened") from e
+    return connection
+
+
+async def _repair(storage: Path) -> repair.Mended:
+    """Mend or replace the database. Raises `StoreError`, OSError."""
+    try:
+        return await asyncio.to_thread(repair.repair, storage)
+    except sqlite3.Error as e:
+        raise explain(e, "cannot be mended") from e

@@ -1,0 +1,86 @@
+"""Deletion of what every destination has: after the time kept, or early where room is short; never anything else.
+
+The rows decide; a tombstone is committed before its file is unlinked, so a cut in between leaves a file that the next
+start deletes, and never a row that claims a file that is gone.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from edge.clock import Clock
+from edge.findings import Journal
+from edge.spool import Ballast, Spool, Syncer
+from edge.store import Store, StoreError
+
+_EVERY: Final = 1.0
+_TICK: Final = 60.0
+"""Seconds between two additions to the uptime: each is a commit, which wears the card."""
+_BATCH: Final = 200
+
+log = structlog.get_logger()
+
+
+class Retention:
+    """Deletes; ``keep`` and ``keep_trail`` are seconds of uptime, ``short`` tells whether room is short."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        syncer: Syncer,
+        store: Store,
+        ballast: Ballast,
+        journal: Journal,
+        clock: Clock,
+        *,
+        keep: float,
+        keep_trail: float,
+        short: Callable[[], bool],
+    ) -> None:
+        self._spool = spool
+        self._syncer = syncer
+        self._store = store
+        self._ballast = ballast
+        self._journal = journal
+        self._clock = clock
+        self._keep = keep
+        self._keep_trail = keep_trail
+        self._short = short
+        self._ticked = clock.monotonic()
+
+    async def run(self) -> None:
+        """Delete what may go, for ever."""
+        while True:
+            try:
+                await self.sweep()
+            except StoreError as e:
+                log.warning("nothing is deleted while the store cannot be written", error=str(e))
+            except OSError as e:
+                self._journal.note("STORAGE_ERROR", "retention", e.strerror or str(e))
+            await asyncio.sleep(_EVERY)
+
+    async def sweep(self) -> None:
+        """One pass. Raises `StoreError`, OSError."""
+        passed = self._clock.monotonic() - self._ticked
+        if passed >= _TICK:
+            await self._store.tick(passed)
+            self._ticked += passed
+            while await self._store.forget(self._keep_trail, _BATCH) == _BATCH:
+                pass
+        while await self._delete(self._keep, "kept as long as configured"):
+            pass
+        while self._short() and await self._delete(0.0, "room was short"):
+            pass
+        if not self._short():
+            await self._syncer.run(self._ballast.load)
+
+    async def _delete(self, age: float, why: str) -> int:
+        """Delete one batch of what has been settled for ``age`` seconds; how many."""
+        due = [number for number, _ in await self._store.settled(age, _BATCH)]
+        if not due:
+            return 0
+        gone = await self._store.expire(due, why)
+        await self._syncer.run(lambda: self._spool.delete(gone))
+        return len(gone)

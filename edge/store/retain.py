@@ -1,0 +1,53 @@
+"""Retention's side: age, tombstones, and the end of the trail.
+
+Age is measured in seconds of uptime, which never jump; time spent switched off does not count. Which instances may go
+is decided by the rows alone: at least one delivery, and every one of them over.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from edge.store.trail import Mark, write
+
+_SETTLED: Final = """SELECT id, length FROM instance WHERE settled_at IS NOT NULL AND state = 'stored'
+    AND settled_at <= (SELECT seconds FROM uptime) - ? ORDER BY settled_at, id LIMIT ?"""
+_EXPIRE: Final = """UPDATE instance SET state = 'expired', expired_at = (SELECT seconds FROM uptime)
+    WHERE id = ? AND state = 'stored' AND settled_at IS NOT NULL"""
+_FORGOTTEN: Final = """SELECT id, study FROM instance WHERE expired_at IS NOT NULL
+    AND expired_at <= (SELECT seconds FROM uptime) - ? ORDER BY expired_at LIMIT ?"""
+
+
+def tick(raw: sqlite3.Connection, seconds: float) -> None:
+    """Add ``seconds`` to the time this store has been in use."""
+    raw.execute("UPDATE uptime SET seconds = seconds + ?", (seconds,))
+
+
+def settled(raw: sqlite3.Connection, age: float, most: int) -> list[tuple[int, int]]:
+    """Return (id, bytes) of instances whose deliveries have all been over for ``age`` seconds, the oldest first."""
+    return list(raw.execute(_SETTLED, (age, most)))
+
+
+def expire(raw: sqlite3.Connection, ids: Sequence[int], why: str, now: float, *, trusted: bool) -> list[int]:
+    """Write tombstones for those of ``ids`` that may still go; their files may be deleted once this is committed."""
+    gone = [number for number in ids if raw.execute(_EXPIRE, (number,)).rowcount]
+    write(raw, [Mark(instance=number, at=now, clock_trusted=trusted, event="deleted", detail=why) for number in gone])
+    return gone
+
+
+def forget(raw: sqlite3.Connection, age: float, most: int) -> int:
+    """Delete all that is known of instances whose files went ``age`` seconds ago; the number."""
+    rows = raw.execute(_FORGOTTEN, (age, most)).fetchall()
+    ids = [(number,) for number, _ in rows]
+    for statement in (
+        "UPDATE delivery SET behind = NULL WHERE behind IN (SELECT id FROM delivery WHERE instance = ?)",
+        "DELETE FROM trail WHERE instance = ?",
+        "DELETE FROM delivery WHERE instance = ?",
+        "DELETE FROM instance WHERE id = ?",
+    ):
+        raw.executemany(statement, ids)
+    raw.executemany(
+        "DELETE FROM study WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM instance WHERE study = ?1)",
+        [(study,) for study in {study for _, study in rows}],
+    )
+    return len(rows)
