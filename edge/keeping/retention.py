@@ -19,6 +19,8 @@ _EVERY: Final = 1.0
 _TICK: Final = 60.0
 """Seconds between two additions to the uptime: each is a commit, which wears the card."""
 _BATCH: Final = 200
+_AT_ONCE: Final = 10
+"""Instances deleted between two looks at the room."""
 
 log = structlog.get_logger()
 
@@ -69,16 +71,16 @@ class Retention:
             self._ticked += passed
             while await self._store.forget(self._keep_trail, _BATCH) == _BATCH:
                 pass
-        while await self._delete(self._keep, "kept as long as configured"):
+        while await self._delete(self._keep, _BATCH, "kept as long as configured"):
             pass
-        while self._short() and await self._delete(0.0, "room was short"):
+        while self._short() and await self._delete(0.0, _AT_ONCE, "room was short"):
             pass
         if not self._short():
             await self._syncer.run(self._ballast.load)
 
-    async def _delete(self, age: float, why: str) -> int:
+    async def _delete(self, age: float, most: int, why: str) -> int:
         """Delete one batch of what has been settled for ``age`` seconds; how many."""
-        due = [number for number, _ in await self._store.settled(age, _BATCH)]
+        due = [number for number, _ in await self._store.settled(age, most)]
         if not due:
             return 0
         gone = await self._store.expire(due, why)

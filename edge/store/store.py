@@ -6,12 +6,14 @@ itself now and then.
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -21,13 +23,24 @@ from edge.model import Header, Instance, Need, Source
 from edge.routing import Leg
 from edge.store import audits, deliver, people, record, repair, retain, schema
 from edge.store.audits import Stored
-from edge.store.committer import Committer
-from edge.store.connection import FILE, Connection, StoreDamagedError, StoreError, explain, open_writer
+from edge.store.committer import Committer, Work
+from edge.store.connection import (
+    FILE,
+    Connection,
+    StoreDamagedError,
+    StoreError,
+    StoreFailedError,
+    explain,
+    open_writer,
+)
 from edge.store.deliver import Parcel, Settlement
 from edge.store.people import Choice
 from edge.store.reading import Reading
 from edge.store.record import Recorded
 
+T = TypeVar("T")
+
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, readable by nobody else
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 """Seconds between two attempts to open a database that cannot be opened."""
@@ -57,6 +70,8 @@ class Store:
         self._clock = clock
         self._session = session
         self._path = path
+        self._copy: Path | None = None
+        """A copy in memory that stands in while the disk can only be read."""
         self._hints: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     @classmethod
@@ -98,39 +113,70 @@ class Store:
         ``broken`` hears why nothing can be written; ``back`` that it can be again, and how the database was mended.
         """
         while True:
-            error: StoreError = await self._committer.wait_broken()
+            error = await self._committer.wait_broken()
             broken(str(error))
-            await self._close_connections()
-            mended, pause = None, _FIRST_PAUSE
-            while True:
-                try:
-                    if isinstance(error, StoreDamagedError):
-                        mended = await _repair(self._storage)
-                    await self._reopen()
-                    break
-                except (StoreError, OSError) as e:
-                    log.warning("the database is not back", error=str(e))
-                    error = e if isinstance(e, StoreDamagedError) else StoreError(str(e))
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            back(mended)
+            back(await self._bring_back(error))
             self._hint_all()
 
-    async def _reopen(self) -> None:
-        connection = await _open(self._storage)
+    async def _bring_back(self, error: StoreError) -> repair.Mended | None:
+        """Try until the database can be written again; meanwhile let the lanes read from a copy in memory."""
+        mended, pause = None, _FIRST_PAUSE
+        while True:
+            try:
+                if isinstance(error, StoreDamagedError):
+                    await self._close_connections()
+                    mended = await _repair(self._storage)
+                await self._serve_from(self._storage)
+            except (StoreError, OSError) as e:
+                log.warning("the database is not back", error=str(e))
+                error = e if isinstance(e, StoreDamagedError) else StoreError(str(e))
+            else:
+                await self._drop_copy()
+                return mended
+            if self._copy is None:
+                await self._serve_from_copy()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _serve_from(self, storage: Path) -> None:
+        """Use the database below ``storage`` from now on. Raises `StoreError`, OSError; then nothing has changed."""
+        connection = await _open(storage)
         now, trusted = self._clock.now(), self._clock.trusted()
         try:
             # what this session had claimed before is nobody's any more either
             await connection.run(lambda raw: deliver.recover(raw, None, self._clock.monotonic(), now, trusted=trusted))
-            await self.reading.reopen(self._storage)
-        except sqlite3.Error as e:
+        except BaseException as e:
             await connection.close()
-            raise explain(e, "cannot be opened") from e
-        except BaseException:
-            await connection.close()
+            if isinstance(e, sqlite3.Error):
+                raise explain(e, "cannot be opened") from e
             raise
+        self._committer.fail(StoreFailedError("The database is being opened anew."))
+        await self._close_connections()
         self._connection = connection
+        await self.reading.reopen(storage)
         self._committer.resume(connection)
+
+    async def _serve_from_copy(self) -> None:
+        """Where the disk can only be read: what can be read is still sent. What comes of it is forgotten at the end."""
+        try:
+            self._copy = await asyncio.to_thread(_copy_to_memory, self._storage)
+            await self._serve_from(self._copy)
+        except (StoreError, OSError) as e:
+            log.warning("the database cannot be read either", error=str(e))
+            await self._drop_copy()
+        else:
+            self._hint_all()
+
+    async def _drop_copy(self) -> None:
+        copy, self._copy = self._copy, None
+        if copy is not None:
+            await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
+
+    async def _commit(self, work: Work[T]) -> T:
+        """Commit what must last. Raises `StoreError`, also while there is only a copy in memory."""
+        if self._copy is not None:
+            raise StoreError("The database can only be read at this moment.")
+        return await self._committer.commit(work)
 
     async def _close_connections(self) -> None:
         for connection in (self.reading, self._connection):
@@ -165,6 +211,7 @@ class Store:
     async def close(self) -> None:
         """Close the connections."""
         await self._close_connections()
+        await self._drop_copy()
 
     def hint(self, destination: str) -> asyncio.Event:
         """Return the event that is set when there may be work for ``destination``."""
@@ -174,7 +221,7 @@ class Store:
 
     async def record(self, batch: Sequence[tuple[Instance, Sequence[Leg]]]) -> list[Recorded]:
         """Record received instances with their deliveries. Idempotent by id."""
-        fates = await self._committer.commit(lambda raw: record.record(raw, batch))
+        fates = await self._commit(lambda raw: record.record(raw, batch))
         for name in {leg.destination for _, legs in batch for leg in legs}:
             self._hints[name].set()
         return fates
@@ -197,7 +244,7 @@ class Store:
     async def lose(self, ids: Sequence[int]) -> None:
         """Record that the files of ``ids`` are gone: the same bytes sent again are then no duplicate."""
         now, trusted = self._clock.now(), self._clock.trusted()
-        await self._committer.commit(lambda raw: record.lose(raw, ids, now, trusted=trusted))
+        await self._commit(lambda raw: record.lose(raw, ids, now, trusted=trusted))
 
     async def stored_after(self, last: int, most: int) -> list[int]:
         """Return the next ``most`` ids above ``last`` of instances whose file should be there, or is owed and lost."""
@@ -219,7 +266,7 @@ class Store:
     async def route(self, routed: Sequence[tuple[int, Sequence[Leg]]]) -> None:
         """Make deliveries for instances that have none."""
         now = self._clock.now()
-        await self._committer.commit(lambda raw: record.route(raw, routed, now))
+        await self._commit(lambda raw: record.route(raw, routed, now))
         for name in {leg.destination for _, legs in routed for leg in legs}:
             self._hints[name].set()
 
@@ -281,7 +328,7 @@ class Store:
 
     async def tick(self, seconds: float) -> None:
         """Add ``seconds`` to the uptime by which age is measured."""
-        await self._committer.commit(lambda raw: retain.tick(raw, seconds))
+        await self._commit(lambda raw: retain.tick(raw, seconds))
 
     async def settled(self, age: float, most: int) -> list[tuple[int, int]]:
         """Return (id, bytes) of what every destination has had for ``age`` seconds of uptime, the oldest first."""
@@ -290,11 +337,11 @@ class Store:
     async def expire(self, ids: Sequence[int], why: str) -> list[int]:
         """Write the tombstones of those of ``ids`` that may still go; afterwards their files may be deleted."""
         now, trusted = self._clock.now(), self._clock.trusted()
-        return await self._committer.commit(lambda raw: retain.expire(raw, ids, why, now, trusted=trusted))
+        return await self._commit(lambda raw: retain.expire(raw, ids, why, now, trusted=trusted))
 
     async def forget(self, age: float, most: int) -> int:
         """Delete trail and row of what expired ``age`` seconds of uptime ago; the number."""
-        return await self._committer.commit(lambda raw: retain.forget(raw, age, most))
+        return await self._commit(lambda raw: retain.forget(raw, age, most))
 
     # audit
 
@@ -304,29 +351,29 @@ class Store:
 
     async def audited(self, last: int) -> None:
         """Remember that files were looked at up to instance ``last``; 0 begins anew."""
-        await self._committer.commit(lambda raw: audits.passed(raw, last))
+        await self._commit(lambda raw: audits.passed(raw, last))
 
     async def quarantine(self, number: int, why: str) -> None:
         """Record that the file of an instance is damaged, and hold what was to be sent of it."""
         now, trusted = self._clock.now(), self._clock.trusted()
-        await self._committer.commit(lambda raw: audits.quarantine(raw, number, why, now, trusted=trusted))
+        await self._commit(lambda raw: audits.quarantine(raw, number, why, now, trusted=trusted))
 
     async def amend(self, true: Stored) -> None:
         """Correct a row after the seal of its file."""
         now, trusted = self._clock.now(), self._clock.trusted()
-        await self._committer.commit(lambda raw: audits.amend(raw, true, now, trusted=trusted))
+        await self._commit(lambda raw: audits.amend(raw, true, now, trusted=trusted))
 
     async def find(self, ids: Sequence[int]) -> None:
         """Record that the files of ``ids``, which were lost, are there again."""
         now, trusted = self._clock.now(), self._clock.trusted()
-        await self._committer.commit(lambda raw: record.find(raw, ids, now, trusted=trusted))
+        await self._commit(lambda raw: record.find(raw, ids, now, trusted=trusted))
 
     # people
 
     async def decide(self, verb: str, choice: Choice, *, who: str, reason: str = "") -> int:
         """Apply ``verb`` (hold, release, cancel, resend) to the deliveries chosen; the number moved."""
         now, trusted = self._clock.now(), self._clock.trusted()
-        moved = await self._committer.commit(
+        moved = await self._commit(
             lambda raw: people.decide(raw, verb, choice, who=who, reason=reason, now=now, trusted=trusted)
         )
         self._hint_all()
@@ -334,7 +381,7 @@ class Store:
 
     async def hasten(self, choice: Choice) -> int:
         """Let the deliveries chosen go without further waiting; the number that are queued."""
-        queued = await self._committer.commit(lambda raw: people.hasten(raw, choice))
+        queued = await self._commit(lambda raw: people.hasten(raw, choice))
         self._hint_all()
         return queued
 
@@ -351,6 +398,7 @@ async def _open(storage: Path) -> Connection:
         connection = await open_writer(folder)
         try:
             await connection.run(schema.migrate)
+            await connection.run(_try_to_write)
             await asyncio.to_thread(sync_path, folder)
             await asyncio.to_thread(sync_path, storage)
         except BaseException:
@@ -367,3 +415,18 @@ async def _repair(storage: Path) -> repair.Mended:
         return await asyncio.to_thread(repair.repair, storage)
     except sqlite3.Error as e:
         raise explain(e, "cannot be mended") from e
+
+
+def _try_to_write(raw: sqlite3.Connection) -> None:
+    """Fail now where writing fails: a disk that can only be read is opened all the same."""
+    raw.execute("UPDATE uptime SET seconds = seconds")
+
+
+def _copy_to_memory(storage: Path) -> Path:
+    """Copy the database to where no disk is. Raises OSError."""
+    folder = Path(tempfile.mkdtemp(prefix="edge-", dir=_MEMORY if _MEMORY.is_dir() else None))
+    (folder / "db").mkdir(mode=0o700)
+    for name in (FILE, f"{FILE}-wal"):
+        if (storage / "db" / name).exists():
+            shutil.copyfile(storage / "db" / name, folder / "db" / name)
+    return folder
