@@ -9,7 +9,8 @@ import contextlib
 import fcntl
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ from edge.forward.dispatcher import Lane
 from edge.forward.folder import FolderTransport
 from edge.forward.gate import Gate
 from edge.forward.transport import Transport
-from edge.intake.admission import DEFAULT_RESERVE, Admission
+from edge.intake.admission import DEFAULT_RESERVE, Admission, margin
 from edge.intake.door import Door
 from edge.intake.guard import DiskGuard
 from edge.intake.index import Index
@@ -149,6 +150,7 @@ class Appliance:
                 self._identity.session,
                 self._spool.path,
                 self._ballast.drop,
+                ripe_in=_RIPE_WITHIN * random.random(),  # noqa: S311 - jitter
             )
         except StoreError as e:
             raise StartError(str(e)) from e
@@ -161,11 +163,8 @@ class Appliance:
             raise StartError(storage_trouble(config.storage.path, e)) from e
         self._say_notices()
         committing = self.supervisor.service("store", store.run)
-        await store.recover(_RIPE_WITHIN * random.random())  # noqa: S311 - jitter
-        reserve = config.storage.reserve
-        if reserve is None:
-            reserve = min(DEFAULT_RESERVE, self._spool.total_bytes() // 10)
-        admission = Admission(self.board, journal, self.clock, Ledger(self._spool.free, reserve))
+        ledger = self._ledger()
+        admission = Admission(self.board, journal, self.clock, ledger)
         guard = DiskGuard(self._spool, self._syncer, admission, journal, self.clock)
         self._collector = Collector(
             config,
@@ -175,7 +174,7 @@ class Appliance:
             journal,
             self.clock,
             self._spool.free_bytes,
-            reserve,
+            ledger.reserve,
         )
         index = Index(self._spool, self._syncer, store, admission, self.board, journal, self.clock)
         indexing = self.supervisor.service("index", index.run)
@@ -192,9 +191,12 @@ class Appliance:
             await self._listen(acceptor)
             await local.open()
             recover = self._recovery(store, index, first_id)
-            recover(store.mended)
-            sending = [self.supervisor.service(f"lane {lane.name}", lane.run) for lane in lanes.values()]
-            background = self._background(store, admission, guard, recover)
+            parts_done = recover(store.mended)
+            sending = [
+                self.supervisor.service(f"lane {lane.name}", partial(_after, parts_done, lane.run))
+                for lane in lanes.values()
+            ]
+            background = self._background(store, admission, ledger, guard, recover)
             admission.open("starting")
             ports = [*self.ports, *self.tls_ports]
             self._notifier.tell(f"READY=1\nSTATUS=receiving on {ports}")
@@ -237,10 +239,19 @@ class Appliance:
             journal.note("ACCEPTS_ANYONE", "config.modality")
         self._certificates.say_troubles()
 
-    def _recovery(self, store: Store, index: Index, first_id: int) -> Callable[[Mended | None], None]:
-        """Return what starts a recovery: at start, and whenever the database was opened anew."""
+    def _ledger(self) -> Ledger:
+        total, reserve = self._spool.total_bytes(), self.config.storage.reserve
+        if reserve is None:
+            reserve = min(DEFAULT_RESERVE, total // 10)
+        return Ledger(self._spool.free, reserve, margin(total))
 
-        def recover(mended: Mended | None) -> None:
+    def _recovery(self, store: Store, index: Index, first_id: int) -> Callable[[Mended | None], asyncio.Event]:
+        """Return what starts a recovery: at start, and whenever the database was opened anew.
+
+        It gives the event that is set when nothing is left in incoming/.
+        """
+
+        def recover(mended: Mended | None) -> asyncio.Event:
             self._say_mended(mended)
             recovery = Recovery(
                 self._spool,
@@ -253,11 +264,17 @@ class Appliance:
                 everything=mended is Mended.ANEW,
             )
             self.supervisor.spawn(recovery.run(), "recovery")
+            return recovery.parts_done
 
         return recover
 
     def _background(
-        self, store: Store, admission: Admission, guard: DiskGuard, recover: Callable[[Mended | None], None]
+        self,
+        store: Store,
+        admission: Admission,
+        ledger: Ledger,
+        guard: DiskGuard,
+        recover: Callable[[Mended | None], asyncio.Event],
     ) -> list[asyncio.Task[None]]:
         """Start what nobody waits for."""
 
@@ -275,7 +292,7 @@ class Appliance:
             service("heartbeat", self._notifier.heartbeat),
             service("keeper", lambda: store.keep(broken, back)),
             service("disk", guard.run),
-            service("retention", self._retention(store, admission).run),
+            service("retention", self._retention(store, ledger).run),
             service("audit", self._audit(store).run),
             service("certificates", self._certificates.run),
             service("clock", Timekeeper(clock, journal, self._identity.keep_time).run),
@@ -290,7 +307,7 @@ class Appliance:
             case None:
                 pass
 
-    def _retention(self, store: Store, admission: Admission) -> Retention:
+    def _retention(self, store: Store, ledger: Ledger) -> Retention:
         storage = self.config.storage
         return Retention(
             self._spool,
@@ -301,7 +318,7 @@ class Appliance:
             self.clock,
             keep=storage.keep_delivered,
             keep_trail=storage.keep_trail,
-            short=admission.short,
+            short=ledger.short,
         )
 
     def _audit(self, store: Store) -> Audit:
@@ -405,6 +422,11 @@ def _cannot_listen(address: str, port: int, key: str, error: OSError) -> StartEr
         f"Cannot listen on {address} port {port}: {error.strerror or error}; "
         f"stop the program that uses it, or set {key} to another."
     )
+
+
+async def _after(event: asyncio.Event, run: Callable[[], Awaitable[None]]) -> None:
+    await event.wait()
+    await run()
 
 
 def _hasten(lanes: dict[str, Lane], name: str) -> None:

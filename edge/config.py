@@ -8,7 +8,7 @@ below and the rules that stand in them, so a field added here needs no change th
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
@@ -147,6 +147,9 @@ ObjectSize = Annotated[
     int, _text('a size such as "16GiB"', _within(units.size, 1024, 2**50, 'from "1KiB" to "1024TiB"'))
 ]
 PduLength = Annotated[int, _text('a size such as "256KiB"', _within(units.size, 4096, 2**20, 'from "4KiB" to "1MiB"'))]
+ControlLength = Annotated[
+    int, _text('a size such as "128KiB"', _within(units.size, 4096, 2**19, 'from "4KiB" to "512KiB"'))
+]
 Rate = Annotated[int, _text('a rate such as "8Mbit/s"', units.rate)]
 Hours = Annotated[tuple[int, int], _text('hours such as "20:00-06:00"', units.hours)]
 AeTitle = Annotated[str, _text('an AE title such as "EDGE", 1 to 16 characters', _ae_title)]
@@ -182,9 +185,10 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReceiveTimeouts(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a sender may take: to ask for an association once connected, and between messages."""
+    """How long a sender may take: to ask for an association once connected, for TLS before it, between messages."""
 
     request: Timeout = 10.0
+    handshake: Timeout = 10.0
     idle: Timeout = 1800.0
 
 
@@ -213,6 +217,10 @@ class Receive(msgspec.Struct, frozen=True, kw_only=True):
     private_storage: bool = True
     """Whether private SOP classes are taken too."""
     max_object: ObjectSize = 16 * GiB
+    max_control: ControlLength = 128 * KiB
+    """Of an A-ASSOCIATE PDU or a command set, which must be held in memory."""
+    least_rate: Rate = KiB
+    """Of an object on its way, over every half minute."""
     timeouts: ReceiveTimeouts = ReceiveTimeouts()
     tls: ReceiveTls | None = None
 
@@ -396,3 +404,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mqtt: Mqtt | None = None
     dashboard: Dashboard = Dashboard()
     lights: Lights = Lights()
+
+
+def differences(old: object, new: object, path: str = "") -> Iterator[str]:
+    """Give the keys whose values differ, dotted, elements of a list by their names."""
+    if old == new:
+        return
+    if isinstance(old, msgspec.Struct) and type(old) is type(new):
+        for field in old.__struct_fields__:
+            yield from differences(getattr(old, field), getattr(new, field), f"{path}.{field}" if path else field)
+        return
+    before, after = _by_name(old), _by_name(new)
+    if before is None or after is None:
+        yield path
+        return
+    for name in dict.fromkeys([*before, *after]):
+        yield from differences(before.get(name), after.get(name), f"{path}.{name}")
+
+
+def _by_name(value: object) -> dict[str, object] | None:
+    if not isinstance(value, tuple) or not all(hasattr(item, "name") for item in value):
+        return None
+    return {item.name: item for item in value}

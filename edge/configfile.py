@@ -37,16 +37,11 @@ class Later(msgspec.Struct, frozen=True):
 
 
 LATER: Final = (
-    # images and names would cross the network in the clear
-    Later("receive.tls", refuse="receiving over TLS"),
-    Later("destination.tls", refuse="sending over TLS"),
     # images would wait for ever
     Later("destination.type", refuse='the type "dicomweb"', only="dicomweb"),
     # images would go where the rule does not want them
     Later("route.when", refuse="choosing what a route takes"),
     Later("device.language", save="en"),
-    Later("storage.keep_delivered"),
-    Later("storage.keep_trail"),
     Later("modality.commitment"),
     Later("watch"),
     Later("destination.verify", save="none"),

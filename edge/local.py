@@ -94,7 +94,7 @@ class LocalServer:
                     force=request.force,
                 )
                 return Reply(result=number)
-        except (msgspec.DecodeError, StoreError) as e:
+        except (ValueError, RecursionError, StoreError) as e:  # msgspec: bytes that are no UTF-8, lists without end
             return Reply(error=str(e))
         return Reply(error=f"{request.command!r} is no command of this version.")
 

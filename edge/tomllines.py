@@ -23,6 +23,8 @@ _STRING: Final = re.compile(
     r"|'[^'\n]*+'",
     re.DOTALL,
 )
+_DEEPEST: Final = 64
+"""Keys in a row that are followed: each costs a path as long as all before it."""
 _PLAIN: Final = re.compile(r"[^,\]}\n#]+")
 
 
@@ -112,6 +114,8 @@ class _Scanner:
     def _key(self) -> list[str]:
         keys: list[str] = []
         while not keys or self._takes("."):
+            if len(keys) == _DEEPEST:
+                raise _LostError
             self._skip(_SPACE)
             if bare := self._match(_BARE_KEY):
                 keys.append(bare)

@@ -37,6 +37,7 @@ class Edge(Program):
         *,
         more: str = "",
         receive: str = "",
+        store: str = "",
         environment: dict[str, str] | None = None,
         wrapper: Sequence[str] = (),
     ) -> None:
@@ -46,15 +47,19 @@ class Edge(Program):
         self.config = folder / "edge.toml"
         self._readies = 0
         folder.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(
-            f'[device]\nname = "test"\n[storage]\npath = "{self.storage}"\nreserve = "1MiB"\n'
-            f'[receive]\naddress = "{LOOPBACK}"\nport = {self.port}\n{receive}\n{destinations}\n{more}'
-        )
+        self.configure(destinations, more=more, receive=receive, store=store)
         super().__init__(
             [*wrapper, COMMAND, "run", "--config", str(self.config)],
             ports=[self.port],
             log=folder / "edge.log",
             environment={**os.environ, **(environment or {})},
+        )
+
+    def configure(self, destinations: str = "", *, more: str = "", receive: str = "", store: str = "") -> None:
+        """Write the configuration, for the next start; `receive` and `store` are lines of their sections."""
+        self.config.write_text(
+            f'[device]\nname = "test"\n[storage]\npath = "{self.storage}"\nreserve = "1MiB"\n{store}\n'
+            f'[receive]\naddress = "{LOOPBACK}"\nport = {self.port}\n{receive}\n{destinations}\n{more}'
         )
 
     def start(self) -> None:

@@ -39,6 +39,7 @@ from edge.findings import Journal
 from edge.intake.admission import Admission
 from edge.intake.policy import ReceivePolicy
 from edge.model import Kind
+from edge.spool import Free, Ledger
 from edge.supervise import Supervisor
 from tests.peers import objects, wire
 from tests.peers.line import Line
@@ -97,7 +98,7 @@ class Listener:
         self._clock = SystemClock()
         self.journal = Journal(self._clock)
         self.board = Board(self._clock)
-        self._admission = Admission(self.board, self.journal, self._clock, lambda: free, 1 << 20)
+        self._admission = Admission(self.board, self.journal, self._clock, Ledger(lambda: Free(free, 1 << 20), 1 << 20))
         self._admission.open("starting")
         self._ready = threading.Event()
         self._closed: Future[None] = Future()
@@ -130,8 +131,8 @@ class Listener:
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        acceptor = Acceptor(
-            ReceivePolicy(self._config, self._admission, self.board, self.journal),
+        acceptor = self.acceptor = Acceptor(
+            ReceivePolicy(self._config, self._admission, self.board, self.journal, forgiven=0),
             {CommandField.C_STORE_RQ: self._keep},
             spawn=Supervisor(self.journal, self._clock).spawn,
             limits=self._limits,
@@ -735,9 +736,15 @@ def test_a_command_begun_must_be_finished() -> None:
         running.told("was too slow")
 
 
-def test_a_dataset_slower_than_the_least_pace_is_given_up(monkeypatch: pytest.MonkeyPatch, listener: Listener) -> None:
-    monkeypatch.setattr("edge.dicom.association._PACE_SECONDS", 0.2)
-    with associated(listener.port) as sender:
+@pytest.fixture
+def pacing() -> Iterator[Listener]:
+    """A listener that wants 1 KiB/s over a fifth of a second."""
+    with Listener(limits=Limits(pace=0.2, artim=0.5)) as running:
+        yield running
+
+
+def test_a_dataset_slower_than_the_least_pace_is_given_up(pacing: Listener) -> None:
+    with associated(pacing.port) as sender:
         sender.send_bytes(wire.p_data(Pdv(1, COMMAND, IMAGE)))
         began = time.monotonic()
         with suppress(ConnectionError):
@@ -745,17 +752,34 @@ def test_a_dataset_slower_than_the_least_pace_is_given_up(monkeypatch: pytest.Mo
                 sender.send_bytes(wire.p_data(Pdv(1, Control.DATASET, b"ab")))
                 time.sleep(0.02)  # the pace of the drip
         assert time.monotonic() - began < 3
-    listener.told("slower than 1 KiB/s")
-    assert (listener.cut, listener.kept) == (1, [])
+    pacing.told("slower than 1 KiB/s")
+    assert (pacing.cut, pacing.kept) == (1, [])
 
 
-def test_a_dataset_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch, listener: Listener) -> None:
-    monkeypatch.setattr("edge.dicom.association._PACE_SECONDS", 0.1)
-    with associated(listener.port) as sender:
+def test_a_dataset_that_stops_is_given_up(pacing: Listener) -> None:
+    with associated(pacing.port) as sender:
         sender.send_bytes(BEGUN)
         assert ended(sender) == (0, 0)
-    listener.told("was too slow")
-    assert (listener.cut, listener.kept) == (1, [])
+    pacing.told("was too slow")
+    assert (pacing.cut, pacing.kept) == (1, [])
+
+
+def test_a_dataset_that_keeps_the_least_pace_arrives_however_long_it_takes(pacing: Listener) -> None:
+    image = ct_like()
+    with associated(pacing.port) as sender:
+        sender.send_bytes(wire.p_data(Pdv(1, COMMAND, command_of(image))))
+        began, sent = time.monotonic(), 0
+        while sent < len(image.dataset):
+            piece = image.dataset[sent : sent + 128]
+            sent += len(piece)
+            control = Control.DATASET if sent < len(image.dataset) else Control.LAST
+            sender.send_bytes(wire.p_data(Pdv(1, control, piece)))
+            time.sleep(0.02)  # 6 KiB/s, over several times the pace
+            if time.monotonic() - began > 0.8:
+                sender.send_bytes(wire.p_data(Pdv(1, Control.LAST, image.dataset[sent:])))
+                break
+        assert sender.read_message().command.status == 0
+    assert pacing.kept.digests() == {image.sop_instance_uid: image.dataset}
 
 
 def test_who_does_not_close_after_an_abort_is_cut_off(hasty: Listener) -> None:
@@ -784,7 +808,7 @@ def test_closing_lets_an_object_finish_that_has_begun() -> None:
 async def test_a_connection_whose_task_is_cancelled_before_it_ran_is_closed_too() -> None:
     clock = SystemClock()
     board, journal = Board(clock), Journal(clock)
-    admission = Admission(board, journal, clock, lambda: 1 << 40, 0)
+    admission = Admission(board, journal, clock, Ledger(lambda: Free(1 << 40, 1 << 20), 0))
 
     def cancelled(coroutine: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)

@@ -168,7 +168,6 @@ def test_the_contract_is_taken() -> None:
 def test_what_is_not_acted_on_is_said() -> None:
     assert parse(TAKEN).notices == (
         "device.language",
-        "storage.keep_delivered",
         "modality.CT1.commitment",
         "[[watch]]",
         "destination.pacs.verify",
@@ -178,10 +177,7 @@ def test_what_is_not_acted_on_is_said() -> None:
         "[mqtt]",
         "[dashboard]",
     )
-    assert parse('[lights]\ndriver = "leds"\n[storage]\nkeep_trail = "1d"').notices == (
-        "storage.keep_trail",
-        "lights.driver",
-    )
+    assert parse('[lights]\ndriver = "leds"').notices == ("lights.driver",)
     assert parse(PACS + 'verify = "none"').notices == ()
 
 
@@ -219,14 +215,6 @@ def test_values_are_read_as_the_types_say() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
-            '[receive.tls]\ncertificate_file = "c"\nkey_file = "k"',
-            "line 1: receive.tls: receiving over TLS is not in this version yet",
-        ),
-        (
-            PACS + 'tls = { ca_file = "c" }',
-            "line 6: destination.pacs.tls: sending over TLS is not in this version yet",
-        ),
         (
             (
                 '[[destination]]\nname = "cloud"\ntype = "dicomweb"\nurl = "https://cloud.example.org/dicom-web"\n'

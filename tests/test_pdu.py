@@ -387,6 +387,18 @@ def test_user_information_may_be_absent() -> None:
     assert decode_request(body(NAME, proposed(1))).user.max_pdu == 0
 
 
+def test_a_request_in_an_unknown_version_is_read_only_up_to_its_titles() -> None:
+    request = decode_request(body(NAME, proposed(2), protocol=2))
+    assert (request.known_version, request.contexts) == (False, ())
+    assert decode_request(body(NAME, proposed(1), protocol=3)).known_version
+
+
+def test_the_application_context_is_read_and_may_be_absent() -> None:
+    assert decode_request(body(NAME, proposed(1))).application_context == "1.2.840.10008.3.1.1.1"
+    assert decode_request(body(item(0x10, b"1.2.3"), proposed(1))).application_context == "1.2.3"
+    assert decode_request(body(proposed(1))).application_context == ""
+
+
 # refusals
 
 
@@ -398,7 +410,6 @@ def test_user_information_may_be_absent() -> None:
         (body(NAME, proposed(254), USER), "even"),
         (body(NAME, item(0x20), USER), "even"),
         (body(NAME, proposed(1), proposed(3), proposed(1), USER), "used twice"),
-        (body(NAME, proposed(1), USER, protocol=2), "protocol version 2"),
         (body(NAME, proposed(1), USER)[:-1], "longer than its PDU"),
         (body(NAME, proposed(1), USER) + b"\x50", "header is cut"),
         (body(NAME, proposed(1), USER) + b"\x50\0\0", "header is cut"),

@@ -93,7 +93,9 @@ class Opened:
 
 
 class Opener(Protocol):
-    async def __call__(self, storage: Path, clock: ManualClock, session: int = 1) -> Opened: ...
+    async def __call__(
+        self, storage: Path, clock: ManualClock, session: int = 1, *, ripe_in: float = 0.0
+    ) -> Opened: ...
 
 
 @pytest.fixture
@@ -101,8 +103,8 @@ async def opened() -> AsyncIterator[Opener]:
     """Opens stores, and closes them in the end: an open connection would keep its thread."""
     made: list[Opened] = []
 
-    async def opener(storage: Path, clock: ManualClock, session: int = 1) -> Opened:
-        store = await Store.open(storage, clock, session, lambda number: storage / f"{number}.dcm")
+    async def opener(storage: Path, clock: ManualClock, session: int = 1, *, ripe_in: float = 0.0) -> Opened:
+        store = await Store.open(storage, clock, session, lambda number: storage / f"{number}.dcm", ripe_in=ripe_in)
         made.append(Opened(store, asyncio.create_task(store.run())))
         return made[-1]
 
@@ -715,14 +717,15 @@ async def test_a_new_session_gives_back_exactly_what_others_were_sending(
     await first.store.settle([settled(one, S.ACCEPTED), settled(two, S.HELD)])
     await first.close()
     second = await opened(tmp_path, clock, 2)
-    (own,) = await second.store.claim("pacs", 1)
-    assert own.instance == 4
-    assert await second.store.recover(0.0) == 1
-    assert await second.store.recover(0.0) == 0
-    expected = {1: "accepted", 2: "held", 3: "queued", 4: "sending", 5: "queued", 6: "queued"}
-    assert await states(second.store) == expected
-    assert three.instance in {p.instance for p in await second.store.claim("pacs", 9)}
+    assert await states(second.store) == {1: "accepted", 2: "held"} | dict.fromkeys((3, 4, 5, 6), "queued")
+    (given_back,) = await second.store.claim("pacs", 1)
+    assert given_back.instance == three.instance
+    (row,) = await second.store.reading.trace("3")
+    assert [step.event for step in row.trail] == ["received", "given-back"]
     await second.close()
+    again = await opened(tmp_path, clock, 2)
+    assert (await states(again.store))[3] == "sending", "what a session sends is its own"
+    await again.close()
 
 
 async def test_what_waited_for_its_time_waits_by_the_new_clock_after_a_restart(
@@ -734,8 +737,7 @@ async def test_what_waited_for_its_time_waits_by_the_new_clock_after_a_restart(
     await first.store.settle([settled(parcel, S.QUEUED, not_before=clock.seconds + 300, strikes=4)])
     await first.close()
     clock.seconds = 5.0
-    second = await opened(tmp_path, clock, 2)
-    await second.store.recover(8.0)
+    second = await opened(tmp_path, clock, 2, ripe_in=8.0)
     clock.seconds = 12.9
     assert not await second.store.ripe()
     clock.seconds = 13.0

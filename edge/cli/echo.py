@@ -6,11 +6,13 @@ from pathlib import Path
 import click
 
 from edge.cli.main import BAD_USAGE, config_option, fail, json_option, print_json, read_config, run_async
+from edge.clock import SystemClock
 from edge.config import DimseDestination, FolderDestination
 from edge.dicom import status
-from edge.dicom.requestor import Address, NoContextError, connect
+from edge.dicom.requestor import NoContextError, connect
 from edge.dicom.uids import IMPLICIT_LITTLE, VERIFICATION
-from edge.forward.dimse import FAILURES, ORIGINAL, diagnose
+from edge.forward.dimse import FAILURES, ORIGINAL, address_of, diagnose
+from edge.tls import TlsError, client_context
 
 
 @click.command()
@@ -18,7 +20,7 @@ from edge.forward.dimse import FAILURES, ORIGINAL, diagnose
 @config_option
 @json_option
 def echo(destination: str, config_path: Path | None, *, as_json: bool) -> None:
-    """Verify a destination: TCP, association, C-ECHO."""
+    """Verify a destination: TCP, TLS where configured, association, C-ECHO."""
     config = read_config(config_path).config
     found = next((d for d in config.destination if d.name == destination), None)
     if found is None:
@@ -44,15 +46,11 @@ def echo(destination: str, config_path: Path | None, *, as_json: bool) -> None:
 async def _echo(destination: DimseDestination) -> tuple[float, str]:
     """Return how long it took and what is wrong, or ''."""
     title = destination.calling_ae_title
-    address = Address(
-        host=destination.host,
-        port=destination.port,
-        called=destination.ae_title,
-        calling="EDGE" if title == ORIGINAL else title,
-        max_pdu=destination.max_pdu,
-        connect=destination.timeouts.connect,
-        response=destination.timeouts.response,
-    )
+    try:
+        context = client_context(destination.tls) if destination.tls is not None else None
+    except TlsError as e:
+        return 0.0, f"TLS cannot be used: tls.{e.key}: {e}."
+    address = address_of(destination, "EDGE" if title == ORIGINAL else title, context)
     begun = time.monotonic()
     try:
         requestor = await connect(address, [(VERIFICATION, (IMPLICIT_LITTLE,))])
@@ -63,6 +61,6 @@ async def _echo(destination: DimseDestination) -> tuple[float, str]:
             return time.monotonic() - begun, "it takes associations, but no C-ECHO"
         await requestor.release()
     except FAILURES as e:
-        return time.monotonic() - begun, diagnose(e, destination).detail
+        return time.monotonic() - begun, diagnose(e, destination, trusted=SystemClock().trusted()).detail
     taken = time.monotonic() - begun
     return taken, "" if code == status.SUCCESS else status.meaning(code)

@@ -72,9 +72,14 @@ def fail(text: str, code: int = FAILED) -> NoReturn:
     sys.exit(code)
 
 
+def chosen_config(path: Path | None) -> Path:
+    """Return the configuration file that is meant."""
+    return path or Path(os.environ.get("EDGE_CONFIG") or DEFAULT_CONFIG)
+
+
 def read_config(path: Path | None) -> Loaded:
     """Load the configuration that is meant; exit 2 with every error in it."""
-    chosen = path or Path(os.environ.get("EDGE_CONFIG") or DEFAULT_CONFIG)
+    chosen = chosen_config(path)
     try:
         return load(chosen)
     except ConfigError as e:

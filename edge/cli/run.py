@@ -10,9 +10,21 @@ import click
 import structlog
 
 from edge.app import Appliance, StartError
-from edge.cli.main import config_option, fail, json_option, print_json, read_config, run_async
-from edge.configfile import Loaded
+from edge.cli.main import (
+    BAD_USAGE,
+    chosen_config,
+    config_option,
+    fail,
+    json_option,
+    print_json,
+    read_config,
+    run_async,
+)
+from edge.clock import SystemClock
+from edge.config import Config
+from edge.configfile import ConfigError, Loaded, load
 from edge.supervise import CrashLoopError
+from edge.tls import date, every
 
 
 @click.command()
@@ -22,29 +34,34 @@ def run(config_path: Path | None) -> None:
     loaded = read_config(config_path)
     _set_up_logging()
     try:
-        run_async(lambda: _run(loaded))
+        run_async(lambda: _run(loaded, chosen_config(config_path)))
     except (StartError, CrashLoopError) as e:
         fail(str(e))
 
 
-async def _run(loaded: Loaded) -> None:
+async def _run(loaded: Loaded, path: Path) -> None:
     appliance = Appliance(loaded.config, loaded.notices)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, appliance.stop)
-    loop.add_signal_handler(signal.SIGHUP, _cannot_reload)
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(appliance, path))
     await appliance.run(_announce)
+
+
+def _reload(appliance: Appliance, path: Path) -> None:
+    try:
+        appliance.reload(load(path).config)
+    except ConfigError as e:
+        appliance.reload(None, "; ".join(map(str, e.problems)))
 
 
 def _announce(appliance: Appliance) -> None:
     receive = appliance.config.receive
     for port in appliance.ports:
         click.echo(f"receiving as {', '.join(receive.titles)} on {receive.address} port {port}")
+    for port in appliance.tls_ports:
+        click.echo(f"receiving as {', '.join(receive.titles)} on {receive.address} port {port}, with TLS")
     sys.stdout.flush()
-
-
-def _cannot_reload() -> None:
-    structlog.get_logger().warning("this version cannot reload its configuration: restart it instead")
 
 
 def _set_up_logging() -> None:
@@ -67,6 +84,7 @@ def _set_up_logging() -> None:
 def check(config_path: Path | None, *, as_json: bool) -> None:
     """Validate the configuration: every error at once, with line and key."""
     loaded = read_config(config_path)
+    _check_certificates(loaded.config, chosen_config(config_path))
     if as_json:
         print_json({"ok": True, "not_in_this_version": list(loaded.notices)})
         return
@@ -74,3 +92,19 @@ def check(config_path: Path | None, *, as_json: bool) -> None:
         click.echo(f"note: {notice} is understood, but this version does not act on it yet")
     names = ", ".join(d.name for d in loaded.config.destination) or "none: images will be stored here only"
     click.echo(f"ok; destinations: {names}")
+
+
+def _check_certificates(config: Config, path: Path) -> None:
+    """Exit 2 with each certificate or key that cannot be used."""
+    clock = SystemClock()
+    bad = False
+    for one in every(config):
+        trouble, valid = one.trouble, one.validity
+        if not trouble and valid is not None and clock.trusted() and not valid.begins <= clock.now() <= valid.ends:
+            days = f"{date(valid.begins)} to {date(valid.ends)}"
+            trouble = f"{one.where}.certificate_file: {valid.name} is valid only from {days}: have a new one made"
+        if trouble:
+            bad = True
+            click.echo(f"edge: {path}: {trouble}", err=True)
+    if bad:
+        sys.exit(BAD_USAGE)

@@ -83,6 +83,9 @@ class Pacs:
     def report(self, peer: Peer, text: str) -> None:
         """Nobody asks."""
 
+    def limit(self, peer: Peer, text: str) -> None:
+        """Nobody asks."""
+
     def count(self, associations: int) -> None:
         """Nobody asks."""
 

@@ -44,19 +44,19 @@ _EVENTS: Final = {
     PDUType.RELEASE_RP: Evt.EVT13,
     PDUType.ABORT: Evt.EVT16,
 }
-_MOST_CONTROL: Final = 128 * 1024
-"""Bytes of an A-ASSOCIATE or of a command set."""
 _P_DATA: Final = Struct(">BxLLBB")
 """P-DATA-TF with one fragment: PDU type, PDU length, item length, context id, message control header."""
 _CHUNK: Final = 1 << 20
 """Bytes of a dataset queued for sending at once."""
-_PACE_SECONDS: Final = 30.0
-_PACE_BYTES: Final = 30 * 1024
+_TURN: Final = 256
+"""Headers taken without a wait before others have their turn: a buffer holds a hundred thousand empty PDUs."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds a peer may take."""
+    """How long a peer may take, in seconds, and how much it may send of what must be held."""
 
+    handshake: float = 10.0
+    """For the TLS handshake, all of it."""
     request: float = 10.0
     """From connecting to a whole A-ASSOCIATE-RQ (the ARTIM timer of PS3.8)."""
     idle: float = 1800.0
@@ -65,6 +65,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """For one answer, and for one command set once begun."""
     artim: float = 2.0
     """For closing the connection after the last word."""
+    least_rate: float = 1024.0
+    """Bytes a second of a dataset, at least, over every `pace`."""
+    pace: float = 30.0
+    """Seconds over which `least_rate` is asked."""
+    control: int = 128 * 1024
+    """Bytes of an A-ASSOCIATE or of a command set, at most."""
 
 
 class ReleasedError(Exception):
@@ -122,7 +128,10 @@ class Association:
         self.limits = limits
         self.contexts: dict[int, Context] = {}
         self.peer_max_pdu = 0
+        self._idle_since: float | None = None
+        self._progress_at = 0.0
         self._pdu_left = 0
+        self._taken = 0
 
     @property
     def established(self) -> bool:
@@ -136,6 +145,9 @@ class Association:
 
         Acts on what ends the association, and then raises.
         """
+        self._taken += 1
+        if self._taken % _TURN == 0:
+            await self._breathe()
         await self._fill(HEADER_LENGTH)
         kind, length = HEADER.unpack(self.wire.take(HEADER_LENGTH))
         try:
@@ -155,7 +167,7 @@ class Association:
 
     async def body(self, length: int) -> bytes:
         """Take the whole body of a PDU that is no P-DATA-TF."""
-        if length > _MOST_CONTROL:
+        if length > self.limits.control:
             raise await self.violated(f"a control PDU declares {length} bytes")
         await self._fill(length)
         return bytes(self.wire.take(length))
@@ -171,13 +183,17 @@ class Association:
     async def receive_command(self) -> Message:
         """Wait for the next command set. Raises `ReleasedError` when the peer is done."""
         self.wire.deadline(self.limits.idle)
-        length, context_id, control = await self._fragment()
-        self.wire.deadline(self.limits.response)
+        self._idle_since = asyncio.get_running_loop().time()
+        try:
+            length, context_id, control = await self._fragment()
+        finally:
+            self._idle_since = None
+        self._progress_at = self.wire.deadline(self.limits.response)
         parts = bytearray()
         while True:
             if not control & COMMAND:
                 raise await self.violated("a dataset came where a command was due", AbortReason.UNEXPECTED_PARAMETER)
-            if len(parts) + length > _MOST_CONTROL:
+            if len(parts) + length > self.limits.control:
                 raise await self.violated("a command set is too long")
             await self._fill(length)
             parts += self.wire.take(length)
@@ -193,10 +209,19 @@ class Association:
             raise await self.violated(str(e)) from e
 
     async def receive_dataset(self, message: Message, sink: Sink) -> None:
-        """Stream the dataset of ``message`` into ``sink``. At least 1 KiB/s over 30 s is asked of the peer."""
-        wire, now = self.wire, asyncio.get_running_loop().time
-        wire.deadline(2 * _PACE_SECONDS)
-        since, received = now(), 0
+        """Stream the dataset of ``message`` into ``sink``, at `Limits.least_rate` or faster."""
+        try:
+            await self._stream(message, sink)
+        except DeadlineError as e:
+            rate = self.limits.least_rate / 1024
+            raise DeadlineError(f"the dataset comes slower than {rate:g} KiB/s") from e
+
+    async def _stream(self, message: Message, sink: Sink) -> None:
+        wire, pace = self.wire, self.limits.pace
+        least = int(self.limits.least_rate * pace)
+        wire.widen()
+        self._progress_at = wire.deadline(pace)
+        received = 0
         while True:
             length, context_id, control = await self._fragment()
             if control & COMMAND or context_id != message.context.id:
@@ -208,16 +233,14 @@ class Association:
                 sink.write(view)
                 length -= len(view)
                 received += len(view)
-                if now() - since > _PACE_SECONDS:
-                    if received < _PACE_BYTES:
-                        await self.abort()
-                        raise DeadlineError("the dataset comes slower than 1 KiB/s")
-                    since, received = now(), 0
-                    wire.deadline(2 * _PACE_SECONDS)
+                if received >= least:
+                    # that much in time: the same again for what comes next
+                    received = 0
+                    self._progress_at = wire.deadline(pace)
             if sink.pressure:
                 await sink.relieve()
-                since, received = now(), 0
-                wire.deadline(2 * _PACE_SECONDS)
+                received = 0
+                self._progress_at = wire.deadline(pace)
             if control & LAST:
                 return
 
@@ -237,12 +260,32 @@ class Association:
                 raise await self.violated("a PDU came that ends no association and carries no data")
         if self._pdu_left < PDV_HEADER_LENGTH:
             raise await self.violated("a P-DATA-TF holds no whole presentation data value")
+        self._taken += 1
+        if self._taken % _TURN == 0:
+            await self._breathe()
         await self._fill(PDV_HEADER_LENGTH)
         length, context_id, control = PDV_HEADER.unpack(self.wire.take(PDV_HEADER_LENGTH))
         self._pdu_left -= length + 4
         if length < 2 or self._pdu_left < 0:
             raise await self.violated("a presentation data value is longer than its PDU")
         return length - 2, context_id, control
+
+    @property
+    def idle(self) -> float | None:
+        """Since when it waits for the peer's next message (the loop's time); None where it does not."""
+        return self._idle_since if self.established and self.wire.waiting else None
+
+    @property
+    def stalled(self) -> float | None:
+        """Since when the peer owes more of the message that it began (the loop's time); None where it owes nothing."""
+        return self._progress_at if self._idle_since is None and self.wire.waiting else None
+
+    async def _breathe(self) -> None:
+        try:
+            await self.wire.breathe()
+        except DeadlineError:
+            await self.abort()
+            raise
 
     async def _fill(self, count: int) -> None:
         try:

@@ -128,6 +128,10 @@ class AssociateRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: UserInformation
     titles: bytes = b""
     """The 64 bytes of titles and reserved field as received: an A-ASSOCIATE-AC sends them back unchanged."""
+    application_context: str = APPLICATION_CONTEXT
+    """Empty where the item is missing."""
+    known_version: bool = True
+    """Whether version 1 of the protocol is among those proposed; if not, nothing after the titles was read."""
 
 
 class AssociateAccept(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,12 +184,14 @@ def decode_request(body: bytes | memoryview) -> AssociateRequest:
     view = memoryview(body)
     try:
         version, _, called, calling, _ = _ASSOCIATE.unpack_from(view)
-        if not version & 1:
-            raise InvalidPDU(f"protocol version {version} is unknown")
+        known_version = bool(version & 1)
         contexts: list[ProposedContext] = []
+        application_context = ""
         user = UserInformation(implementation_class_uid="", implementation_version="")
-        for kind, value in _items(view[68:]):
-            if kind == 0x20:
+        for kind, value in _items(view[68:]) if known_version else ():
+            if kind == 0x10:
+                application_context = _uid(bytes(value))
+            elif kind == 0x20:
                 contexts.append(_proposed(value))
             elif kind == 0x50:
                 user = _user_information(value)
@@ -202,6 +208,8 @@ def decode_request(body: bytes | memoryview) -> AssociateRequest:
         contexts=tuple(contexts),
         user=user,
         titles=bytes(view[4:68]),
+        application_context=application_context,
+        known_version=known_version,
     )
 
 

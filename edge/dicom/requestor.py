@@ -5,8 +5,9 @@ again. Failures are exceptions here and become outcomes where somebody knows wha
 """
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -44,6 +45,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for name, TCP and association together."""
     response: float = 60.0
     """Seconds for one answer."""
+    tls: ssl.SSLContext | None = None
+    """What to encrypt with, and whom to believe; None: nothing is encrypted."""
 
 
 class RejectedError(Exception):
@@ -128,11 +131,24 @@ class Requestor:
         await self._association.abort()
 
 
+def _tls(address: Address) -> dict[str, Any]:
+    """What asyncio wants to hear of TLS, and must not hear without."""
+    if address.tls is None:
+        return {}
+    return {
+        "ssl": address.tls,
+        "server_hostname": address.host,
+        "ssl_handshake_timeout": address.connect + 1,  # the deadline around it is the one that counts
+        "ssl_shutdown_timeout": 2.0,
+    }
+
+
 async def connect(address: Address, proposals: Iterable[tuple[str, tuple[str, ...]]]) -> Requestor:
     """Open an association proposing (abstract syntax, transfer syntaxes) pairs, at most `MOST_CONTEXTS`.
 
-    Raises OSError (connecting; `socket.gaierror` for the name), `RejectedError`, `DeadlineError`,
-    `ConnectionLostError`, `AbortedError`, `InvalidPDU`.
+    Raises OSError (connecting; `socket.gaierror` for the name, `ssl.SSLError` for TLS), `RejectedError`,
+    `DeadlineError`, `ConnectionLostError` (caused by an `ssl.SSLError` where the peer refused our certificate),
+    `AbortedError`, `InvalidPDU`.
     """
     contexts = tuple(ProposedContext(2 * i + 1, abstract, transfer) for i, (abstract, transfer) in enumerate(proposals))
     request = AssociateRequest(
@@ -147,9 +163,9 @@ async def connect(address: Address, proposals: Iterable[tuple[str, tuple[str, ..
     begun = loop.time()
     try:
         async with asyncio.timeout(address.connect):
-            _, wire = await loop.create_connection(Wire, address.host, address.port)
+            _, wire = await loop.create_connection(Wire, address.host, address.port, **_tls(address))
     except TimeoutError as e:
-        raise DeadlineError(f"no TCP connection within {address.connect:g} s") from e
+        raise DeadlineError(f"no connection within {address.connect:g} s") from e
     machine.fire(Evt.EVT2)
     # an answer is awaited as long as one to a message: many PACSs serve one association at a time
     limits = Limits(idle=address.response, response=address.response)

@@ -11,13 +11,16 @@ Every wait is under one total deadline, so a peer that drips a byte at a time ga
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterable
 from typing import Final
 
 BUFFER: Final = 512 * 1024
-"""Bytes of receive buffer a connection."""
-_ROOM: Final = 64 * 1024
-"""With less than this free at the end of the buffer, what is left in it moves to the front."""
+"""Bytes of receive buffer of a connection that moves data."""
+_SMALL: Final = 16 * 1024
+"""Bytes of receive buffer of a connection of which nothing is known yet."""
+_SHUTDOWN: Final = 2.0
+"""Seconds for the last words of TLS."""
 WRITE_HIGH_WATER: Final = 512 * 1024
 """Bytes queued for sending at which `drain` waits."""
 
@@ -33,17 +36,24 @@ class DeadlineError(Exception):
 
 
 class Wire(asyncio.BufferedProtocol):
-    """One TCP (or TLS) connection. One reader and one writer at a time."""
+    """One TCP (or TLS) connection. One reader and one writer at a time.
+
+    It begins with a small buffer, so that many who only knock cost little; `widen` makes it as large as a dataset
+    wants.
+    """
 
     def __init__(self, made: "Callable[[Wire], None] | None" = None) -> None:
         self.busy = False
         """Whether its user is in the middle of a message."""
+        self.address = ""
+        """The peer's IP address."""
         self._made = made
         self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray(BUFFER)
-        self._view = memoryview(self._buffer)
+        self._size = _SMALL
+        self._view = memoryview(bytearray(_SMALL))
         self._start = 0
         self._end = 0
+        self._raw: asyncio.Transport | None = None
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
         self._paused_reading = False
@@ -62,18 +72,63 @@ class Wire(asyncio.BufferedProtocol):
         """Set the socket up for request and response."""
         if not isinstance(transport, asyncio.Transport):
             raise TypeError("a stream transport is needed")
-        self._transport = transport
+        self._raw = self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._socket = transport.get_extra_info("socket")
+        peer = transport.get_extra_info("peername")
+        # an IPv4 peer of a listener for both is the same peer
+        self.address = str(peer[0]).removeprefix("::ffff:") if peer else ""
         self._option(socket.TCP_NODELAY)
         if self._made is not None:
             self._made(self)
+
+    async def secure(self, context: ssl.SSLContext, seconds: float) -> None:
+        """Make it TLS, as the server, before a byte is read; ``seconds`` for the whole handshake.
+
+        Raises `DeadlineError`, `ConnectionLostError`, or ssl.SSLError where the two cannot agree or a certificate is
+        refused. After any of them the connection is closed.
+        """
+        raw = self._raw
+        if raw is None or raw.is_closing():
+            raise ConnectionLostError("the peer closed the connection")
+        begun = self._loop.time()
+        try:
+            secured = await self._loop.start_tls(
+                raw,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=_SHUTDOWN,
+            )
+        except BaseException as e:
+            self._gone(e if isinstance(e, Exception) else None)
+            if isinstance(e, ConnectionError):
+                if self._loop.time() - begun >= seconds:
+                    raise DeadlineError("no TLS handshake in time") from e
+                raise ConnectionLostError("the peer closed the connection during the TLS handshake") from e
+            raise
+        if secured is None:  # asyncio's way of saying that the connection went during the handshake
+            self._gone(None)
+            raise ConnectionLostError("the peer closed the connection during the TLS handshake")
+        self._transport = secured
+        secured.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        if self._paused_reading:  # data came with the last flight of the handshake, and filled the buffer
+            raw.resume_reading()
+            secured.pause_reading()
+
+    def _gone(self, why: Exception | None) -> None:
+        """Act as `connection_lost` does: asyncio does not call it for a handshake that fails."""
+        if self._raw is not None:
+            self._raw.abort()
+        if not self._closed.done():
+            self.connection_lost(why)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Give asyncio the free tail of the buffer."""
         if self._start == self._end:
             self._start = self._end = 0
-        elif self._start and BUFFER - self._end < _ROOM:
+        elif self._start and self._size - self._end < self._size // 8:
             # views are void once their reader waits, so what is left may move to the front
             left = self._end - self._start
             self._view[:left] = self._view[self._start : self._end]
@@ -83,7 +138,7 @@ class Wire(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Count what asyncio read into the buffer."""
         self._end += nbytes
-        if self._end - self._start == BUFFER:
+        if self._end - self._start == self._size:
             self._pause_reading()
         self._wake(self._reader)
 
@@ -95,6 +150,8 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, with the reason, or None after a clean close."""
+        if self._closed.done():
+            return
         self._eof = True
         self._lost = exc
         if self._timer is not None:
@@ -114,14 +171,19 @@ class Wire(asyncio.BufferedProtocol):
 
     # deadlines
 
-    def deadline(self, seconds: float | None) -> None:
-        """Let every wait from now on fail with `DeadlineError` after ``seconds`` in all; None: wait for ever."""
+    def deadline(self, seconds: float | None) -> float:
+        """Let every wait from now on fail with `DeadlineError` after ``seconds`` in all; None: wait for ever.
+
+        Returns the loop's time now.
+        """
+        now = self._loop.time()
         if seconds is None or self._closed.done():
             self._deadline = None
-            return
-        self._deadline = self._loop.time() + seconds
+            return now
+        self._deadline = now + seconds
         if self._timer is None or self._timer.when() > self._deadline:
             self._arm()
+        return now
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -150,15 +212,33 @@ class Wire(asyncio.BufferedProtocol):
         """Bytes that can be taken without waiting."""
         return self._end - self._start
 
+    @property
+    def waiting(self) -> bool:
+        """Whether its reader waits for bytes that have not come."""
+        return self._reader is not None and not self._reader.done()
+
+    def widen(self, size: int = BUFFER) -> None:
+        """Make the buffer hold ``size`` bytes, if it does not yet. Views taken before are void afterwards."""
+        if size <= self._size:
+            return
+        wider = memoryview(bytearray(size))
+        left = self._end - self._start
+        wider[:left] = self._view[self._start : self._end]
+        self._view, self._size, self._start, self._end = wider, size, 0, left
+        if self._paused_reading:
+            self._resume_reading()
+
     async def fill(self, count: int) -> None:
-        """Wait until ``count`` bytes (at most the buffer's size) can be taken.
+        """Wait until ``count`` bytes (at most `BUFFER`) can be taken.
 
         Raises `ConnectionLostError` where the peer closes first, `DeadlineError` when time is up. Views taken
         before are void afterwards.
         """
+        if count > self._size:
+            self.widen(min(count, BUFFER))
         while self._end - self._start < count:
             if self._eof:
-                raise ConnectionLostError(str(self._lost or "the peer closed the connection"))
+                raise ConnectionLostError(str(self._lost or "the peer closed the connection")) from self._lost
             self._check_deadline()
             # more is due: a peer with Nagle's algorithm may hold it back until what it sent is acknowledged
             self._quickack()
@@ -169,6 +249,11 @@ class Wire(asyncio.BufferedProtocol):
                 await self._reader
             finally:
                 self._reader = None
+
+    async def breathe(self) -> None:
+        """Let others run, where what is there could be worked through without a wait. Raises `DeadlineError`."""
+        await asyncio.sleep(0)
+        self._check_deadline()
 
     async def some(self, most: int) -> memoryview:
         """Wait for at least one byte and take at most ``most``. The view is valid until the next wait."""
@@ -190,13 +275,17 @@ class Wire(asyncio.BufferedProtocol):
 
     def writelines(self, parts: Iterable[bytes | memoryview]) -> None:
         """Queue ``parts`` for sending, as one piece."""
-        self._sendable().writelines(parts)
+        transport = self._sendable()
+        if transport.get_extra_info("sslcontext") is None:
+            transport.writelines(parts)
+        else:
+            transport.write(b"".join(parts))  # or each part is a TLS record of its own
 
     async def drain(self) -> None:
         """Wait until the peer took enough of what is queued. Raises as `fill` does."""
         while self._paused_writing:
             if self._closed.done():
-                raise ConnectionLostError(str(self._lost or "the connection is closed"))
+                raise ConnectionLostError(str(self._lost or "the connection is closed")) from self._lost
             self._check_deadline()
             self._writer = self._loop.create_future()
             try:
@@ -206,7 +295,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def _sendable(self) -> asyncio.Transport:
         if self._transport is None or self._closed.done():
-            raise ConnectionLostError(str(self._lost or "the connection is closed"))
+            raise ConnectionLostError(str(self._lost or "the connection is closed")) from self._lost
         return self._transport
 
     # the end
@@ -216,19 +305,15 @@ class Wire(asyncio.BufferedProtocol):
         """Whether the peer closed its side or the connection is gone."""
         return self._eof
 
-    @property
-    def address(self) -> str:
-        """The peer's IP address."""
-        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
-        return str(peer[0]) if peer else ""
-
     async def close(self, grace: float = 2.0) -> None:
         """Send what is queued, close, and wait at most ``grace`` seconds for it; then cut."""
         if self._transport is None:
             return
+        self._start = self._end = 0  # whatever was left: TLS reads on until the peer's last word
         if self._paused_reading:
             self._resume_reading()
-        self._transport.close()
+        if not self._transport.is_closing():
+            self._transport.close()
         if not self._closed.done():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._closed), grace)
@@ -236,8 +321,8 @@ class Wire(asyncio.BufferedProtocol):
 
     def cut(self) -> None:
         """Close at once, throwing away what is queued."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._raw is not None:
+            self._raw.abort()
 
     # the socket
 

@@ -5,7 +5,8 @@ has its own presentation context; beside each uncompressed one Implicit VR Littl
 """
 
 import socket
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from edge.config import DimseDestination
@@ -18,6 +19,7 @@ from edge.forward.outcome import Outcome, Refused, Unreachable, from_status
 from edge.model import Kind, Need
 from edge.spool import Reader, Syncer
 from edge.store import Parcel
+from edge.tls import Credentials, Failure, destination_credentials, failure
 
 _MOST_SEEN: Final = 64
 ORIGINAL: Final = "original"
@@ -37,9 +39,20 @@ FAILURES: Final = (
 class DimseTransport:
     """Reaches one destination by DIMSE."""
 
-    def __init__(self, destination: DimseDestination, syncer: Syncer) -> None:
+    def __init__(
+        self,
+        destination: DimseDestination,
+        syncer: Syncer,
+        credentials: Credentials | None = None,
+        trusted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``credentials`` are those of ``destination.tls``; ``trusted`` tells whether our clock is right."""
+        if credentials is None and destination.tls is not None:
+            credentials = destination_credentials(destination.name, destination.tls)
         self._destination = destination
         self._syncer = syncer
+        self._credentials = credentials
+        self._trusted = trusted
         self._seen: dict[Kind, None] = {}
 
     async def open(self, needs: Sequence[Need]) -> "DimseSession | Unreachable":
@@ -52,19 +65,17 @@ class DimseTransport:
         original = needs[0].calling if calling == ORIGINAL and needs else None
         if calling == ORIGINAL:
             calling = original or "EDGE"
-        address = Address(
-            host=destination.host,
-            port=destination.port,
-            called=destination.ae_title,
-            calling=calling,
-            max_pdu=destination.max_pdu,
-            connect=destination.timeouts.connect,
-            response=destination.timeouts.response,
-        )
+        context: ssl.SSLContext | None = None
+        if self._credentials is not None:
+            context = self._credentials.context()
+            if context is None and self._credentials.reload():
+                context = self._credentials.context()
+            if context is None:
+                return Unreachable("TLS_FILES", f"TLS cannot be used: {self._credentials.trouble}.")
         try:
-            requestor = await connect(address, proposals)
+            requestor = await connect(address_of(destination, calling, context), proposals)
         except FAILURES as e:
-            return diagnose(e, destination)
+            return diagnose(e, destination, trusted=self._trusted())
         return DimseSession(requestor, destination, self._syncer, proposed, original)
 
 
@@ -133,6 +144,20 @@ class DimseSession:
         await self._requestor.release()
 
 
+def address_of(destination: DimseDestination, calling: str, context: ssl.SSLContext | None) -> Address:
+    """Whom to call, and how; ``context`` is that of ``destination.tls``."""
+    return Address(
+        host=destination.host,
+        port=destination.port,
+        called=destination.ae_title,
+        calling=calling,
+        max_pdu=destination.max_pdu,
+        connect=destination.timeouts.connect,
+        response=destination.timeouts.response,
+        tls=context,
+    )
+
+
 def propose(kinds: Iterable[Kind]) -> tuple[list[tuple[str, tuple[str, ...]]], dict[Kind, None]]:
     """Lay out presentation contexts for ``kinds``, the first first, and tell which found room."""
     proposals: dict[tuple[str, str], None] = {}
@@ -165,10 +190,43 @@ def _rejection(reject: AssociateReject) -> str:
     return _REASONS.get((reject.source, reject.reason), f"source {reject.source}, reason {reject.reason}")
 
 
-def diagnose(error: Exception, destination: DimseDestination, *, midway: bool = False) -> Unreachable:
-    """Say what a failure means, in words a technician can read to IT."""
+_TLS_HINT: Final = " after the first words of TLS: does it speak TLS there, and know our certificate?"
+
+
+def _about_tls(why: Failure, where: str, *, trusted: bool, midway: bool) -> Unreachable:
+    """Say what went wrong with TLS."""
+    match why.kind:
+        case "dates" if not trusted:
+            # nobody's fault but ours: whoever reads this need not look at the PACS
+            text = (
+                f"the clock of this box is wrong, so the certificate of {where} cannot be judged ({why.text}); "
+                "images wait until the clock is set."
+            )
+            return Unreachable("CLOCK_NOT_TRUSTED", text, midway=midway)
+        case "dates":
+            text = f"the certificate of {where} is not valid now ({why.text}): it must be renewed there."
+            return Unreachable("PEER_CERTIFICATE_EXPIRED", text, midway=midway)
+        case "name":
+            text = f"the certificate of {where} is for another machine ({why.text}): write its name as host."
+            return Unreachable("PEER_CERTIFICATE_NAME", text, midway=midway)
+        case "authority":
+            text = f"nobody we know signed the certificate of {where} ({why.text}): name who did with tls.ca_file."
+            return Unreachable("PEER_CERTIFICATE_UNKNOWN", text, midway=midway)
+        case "peer":
+            return Unreachable("PEER_CERTIFICATE_BAD", f"the certificate of {where} is bad: {why.text}.", midway=midway)
+        case _:
+            text = f"{where} and we cannot agree on TLS: {why.text}. Does it speak TLS there, and know our certificate?"
+            return Unreachable("TLS_REFUSED", text, midway=midway)
+
+
+def diagnose(
+    error: Exception, destination: DimseDestination, *, midway: bool = False, trusted: bool = True
+) -> Unreachable:
+    """Say what a failure means, in words a technician can read to IT; ``trusted``: whether our clock is right."""
     where = f"{destination.host} port {destination.port}"
     match error:
+        case _ if (why := failure(error)) is not None:
+            return _about_tls(why, where, trusted=trusted, midway=midway)
         case socket.gaierror():
             code, text = (
                 "NO_ADDRESS",
@@ -184,7 +242,8 @@ def diagnose(error: Exception, destination: DimseDestination, *, midway: bool = 
         case DeadlineError():
             code, text = "NO_ANSWER", f"{where} does not answer in time"
         case ConnectionLostError() | ConnectionError():
-            code, text = "CONNECTION_LOST", f"{where} closed the connection"
+            hint = "" if midway or destination.tls is None else _TLS_HINT
+            code, text = "CONNECTION_LOST", f"{where} closed the connection{hint}"
         case InvalidPDU():
             code, text = "PROTOCOL_ERROR", f"{where} does not speak DICOM as it should: {error}"
         case OSError():

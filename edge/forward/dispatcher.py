@@ -298,6 +298,8 @@ class Lane:
     async def _until_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(waiting)
         stop = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-        for t in (task, stop):
-            t.cancel()
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for t in (task, stop):
+                t.cancel()

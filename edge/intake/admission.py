@@ -13,11 +13,13 @@ from edge.spool import Ledger, Reservation
 
 _LOOK_EVERY: Final = 0.5
 """Seconds between two looks at the free space."""
-_MARGIN: Final = 32
-"""Full once, intake opens again when there is this part of the reserve above it: no flapping."""
-_SHORT: Final = 4
-"""Room is short when less than this part of the reserve is left above it."""
 DEFAULT_RESERVE: Final = 2 << 30
+_LARGEST_MARGIN: Final = 16 << 20
+
+
+def margin(total: int) -> int:
+    """Bytes above the reserve, on a disk of ``total`` bytes, at which intake opens again; at half of it, it closes."""
+    return min(_LARGEST_MARGIN, total // 16)
 
 
 class Admission:
@@ -49,7 +51,7 @@ class Admission:
         if now - self._looked_at >= _LOOK_EVERY:
             self._looked_at = now
             try:
-                self._judge(self._ledger.room())
+                self._look()
             except OSError as e:
                 self._no_answer(e)
         return next(iter(self._reasons.values()), None)
@@ -67,14 +69,10 @@ class Admission:
             self._full()
         return reservation
 
-    def short(self) -> bool:
-        """Whether room is short, so that what has been delivered should make way. Raises OSError."""
-        return self._ledger.room() < self._ledger.reserve // _SHORT
-
-    def _judge(self, room: int) -> None:
-        if room <= 0:
+    def _look(self) -> None:
+        if self._ledger.full():
             self._full()
-        elif "storage" in self._reasons and room >= self._ledger.reserve // _MARGIN:
+        elif "storage" in self._reasons and self._ledger.ample():
             self.open("storage")
 
     def _full(self) -> None:

@@ -5,20 +5,46 @@ in. Every refusal is a finding that names who was refused and why.
 """
 
 import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import structlog
 
 from edge.board import Board
 from edge.config import Config, DimseDestination
 from edge.dicom.acceptor import CALLED_UNKNOWN, CALLING_UNKNOWN, LOCAL_LIMIT, Peer, describe
 from edge.dicom.pdu import AssociateReject, AssociateRequest
 from edge.dicom.uids import accepts_as_storage, valid_uid
-from edge.findings import Journal
+from edge.findings import Journal, printable
 from edge.intake.admission import Admission
+
+log = structlog.get_logger()
+
+_MOST_KEPT: Final = 256
+"""Addresses and titles of which something is remembered; the one longest without news is forgotten."""
+_MEMORY: Final = 3600.0
+"""Seconds within which a limit met again is worth a finding."""
+_SAME_DAY: Final = 86_400.0
+_LINES: Final = 60
+"""Lines in the log about peers, a minute."""
 
 
 class ReceivePolicy:
     """The acceptor's policy, from the configuration."""
 
-    def __init__(self, config: Config, admission: Admission, board: Board, journal: Journal) -> None:
+    def __init__(
+        self,
+        config: Config,
+        admission: Admission,
+        board: Board,
+        journal: Journal,
+        *,
+        forgiven: int = 1,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``forgiven``: so many times an address may meet a limit within an hour before that is a finding."""
         self._titles = frozenset(config.receive.titles)
         self._private = config.receive.private_storage
         self._modalities = [
@@ -30,6 +56,12 @@ class ReceivePolicy:
         self._admission = admission
         self._board = board
         self._journal = journal
+        self._forgiven = forgiven
+        self._now = now
+        self._met: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._titles_seen: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._minute = 0.0
+        self._lines = 0
 
     def admit(self, request: AssociateRequest, address: str) -> AssociateReject | None:
         """Check titles and address, and whether there is room for what would be sent."""
@@ -42,7 +74,22 @@ class ReceivePolicy:
         if only_storage and self._admission.refusal() is not None:
             self._board.refused += 1
             return LOCAL_LIMIT
+        self._notice_twin(peer)
         return None
+
+    def _notice_twin(self, peer: Peer) -> None:
+        """Two senders that share a title are often one that was copied: what comes from which cannot be told."""
+        now = self._now()
+        address, at = self._titles_seen.pop(peer.calling, (peer.address, now))
+        if address != peer.address and now - at < _SAME_DAY:
+            self._journal.note(
+                "TITLE_SHARED",
+                f"title.{peer.calling}",
+                f"{peer.calling or 'No AE title'} is used at {address} and at {peer.address}.",
+            )
+        self._titles_seen[peer.calling] = (peer.address, now)
+        if len(self._titles_seen) > _MOST_KEPT:
+            self._titles_seen.popitem(last=False)
 
     def _known(self, calling: str, address: str) -> bool:
         if calling in self._destinations:
@@ -52,6 +99,7 @@ class ReceivePolicy:
 
     def _refuse(self, peer: Peer, reject: AssociateReject, why: str) -> AssociateReject:
         self._board.refused += 1
+        self._say("peer refused", peer, why)
         self._journal.note("PEER_REFUSED", f"modality.{peer.address}", f"{describe(peer)} was refused: {why}.")
         return reject
 
@@ -65,7 +113,32 @@ class ReceivePolicy:
 
     def report(self, peer: Peer, text: str) -> None:
         """Note a peer that broke the rules."""
+        self._say("peer broke the rules", peer, text)
         self._journal.note("PEER_MISBEHAVES", f"modality.{peer.address}", text)
+
+    def limit(self, peer: Peer, text: str) -> None:
+        """Note a peer that met a limit: in the log, and as a finding where it happens again."""
+        now = self._now()
+        since, times = self._met.pop(peer.address, (now, 0))
+        if now - since > _MEMORY:
+            since, times = now, 0
+        self._met[peer.address] = (since, times + 1)
+        if len(self._met) > _MOST_KEPT:
+            self._met.popitem(last=False)
+        self._say("peer met a limit", peer, text)
+        if times >= self._forgiven:
+            self._journal.note("PEER_MISBEHAVES", f"modality.{peer.address}", text)
+
+    def _say(self, event: str, peer: Peer, text: str) -> None:
+        """Log it, unless a flood has had its share of lines this minute."""
+        now = self._now()
+        if now - self._minute >= 60:  # noqa: PLR2004 - a minute
+            if self._lines > _LINES:
+                log.info("peers were silenced", lines=self._lines - _LINES)
+            self._minute, self._lines = now, 0
+        self._lines += 1
+        if self._lines <= _LINES:
+            log.info(event, calling=printable(peer.calling, 32), address=peer.address, why=printable(text))
 
     def count(self, associations: int) -> None:
         """Show how many associations are open."""

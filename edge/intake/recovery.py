@@ -5,6 +5,7 @@ sessions. A part with a good seal and the right digest is indexed; one with a ba
 good seal over other bytes may have been answered, so it is set aside and said, never dropped.
 """
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Awaitable, Callable, Iterable
@@ -61,6 +62,8 @@ class Recovery:
         self._routing = routing
         self._journal = journal
         self._first_id = first_id
+        self.parts_done = asyncio.Event()
+        """Set when every part of earlier sessions has its place: what is sent before may look for its file in vain."""
         self._before = 1 << 63 if everything else first_id
         """Files with a lower id are looked at; all of them once the database was made anew."""
 
@@ -70,6 +73,8 @@ class Recovery:
             await self._run()
         except StoreError as e:
             log.warning("recovery stops until the store is back", error=str(e))
+        finally:
+            self.parts_done.set()
 
     async def _run(self) -> None:
         parts = [i for i in await self._syncer.run(self._spool.waiting) if i < self._first_id]
@@ -79,6 +84,7 @@ class Recovery:
                 self._spool.discard(number)
             else:
                 await self._try(self._part, number)
+        self.parts_done.set()
         ids = (i for i in self._spool.published() if i < self._before)
         while batch := await self._syncer.run(lambda: list(islice(ids, _BATCH))):
             await self._published(batch)

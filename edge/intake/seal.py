@@ -63,7 +63,7 @@ def decode(value: bytes) -> Seal:
         raise BadSealError("the seal is torn")
     try:
         seal = msgspec.json.decode(body, type=Seal)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UnknownSealError(f"the seal is of an unknown make: {e}") from e
     if seal.version != VERSION:
         raise UnknownSealError(f"the seal is of version {seal.version}, which this program does not know")

@@ -12,6 +12,8 @@ import msgspec
 _STEP: Final = 1 << 20
 _FIRST_STEP: Final = 256 << 10
 """Bytes promised at once: to an object that begins, and to one that grows."""
+_SHORT: Final = 4
+"""Room is short when less than this part of the reserve is left above it."""
 _INODES: Final = 64
 """Files that must remain possible, for the database and what else the box writes."""
 
@@ -41,25 +43,43 @@ class Reservation:
 
 
 class Ledger:
-    """Promises room above ``reserve``, the bytes that objects never take."""
+    """Promises room above ``reserve``, the bytes that objects never take. ``margin`` is what keeps it from flapping.
 
-    def __init__(self, free: Callable[[], Free], reserve: int) -> None:
+    Its questions raise OSError where the file system does not answer.
+    """
+
+    def __init__(self, free: Callable[[], Free], reserve: int, margin: int = 0) -> None:
         self.reserve = reserve
+        self.margin = margin
         self._free = free
         self._open: set[Reservation] = set()
 
     def begin(self) -> Reservation | None:
-        """Begin an object; None where there is no room for one. Raises OSError."""
+        """Begin an object; None where there is no room for one."""
         reservation = Reservation(self)
-        return reservation if self._free().inodes > _INODES and self.grant(reservation, _FIRST_STEP) else None
+        return reservation if not self.full() and self.grant(reservation, _FIRST_STEP) else None
 
     def room(self) -> int:
-        """Bytes that can still be promised; negative where others have taken of the reserve. Raises OSError."""
-        promised = sum(max(0, r.granted - r.written) for r in self._open)
-        return self._free().bytes - promised - self.reserve
+        """Bytes that can still be promised; negative where others have taken of the reserve."""
+        return self._above(self._free())
+
+    def full(self) -> bool:
+        """Whether nothing more should be begun."""
+        free = self._free()
+        return self._above(free) <= self.margin // 2 or free.inodes <= _INODES
+
+    def ample(self) -> bool:
+        """Whether, full once, objects can be begun again."""
+        free = self._free()
+        return self._above(free) > self.margin and free.inodes > 2 * _INODES
+
+    def short(self) -> bool:
+        """Whether what has been delivered should make way."""
+        free = self._free()
+        return self._above(free) < max(self.reserve // _SHORT, 2 * self.margin) or free.inodes < 4 * _INODES
 
     def grant(self, reservation: Reservation, length: int) -> bool:
-        """Promise room up to ``length`` bytes, or a step more where that is to be had. Raises OSError."""
+        """Promise room up to ``length`` bytes, or a step more where that is to be had."""
         room, more = self.room(), length - reservation.granted
         if room < more:
             return False
@@ -70,3 +90,7 @@ class Ledger:
     def forget(self, reservation: Reservation) -> None:
         """End a reservation."""
         self._open.discard(reservation)
+
+    def _above(self, free: Free) -> int:
+        """Bytes above the reserve that nobody was promised."""
+        return free.bytes - self.reserve - sum(max(0, r.granted - r.written) for r in self._open)

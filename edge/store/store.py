@@ -82,19 +82,26 @@ class Store:
         session: int,
         path: Callable[[int], Path],
         relieve: Callable[[], bool] = lambda: False,
+        ripe_in: float = 0.0,
     ) -> "Store":
         """Open or make the database below ``storage``; mend one that is damaged; migrate it. Raises `StoreError`.
 
-        ``path`` tells where an instance's file lies; ``relieve`` makes room on a full disk, or returns False.
+        ``path`` tells where an instance's file lies; ``relieve`` makes room on a full disk, or returns False. What an
+        earlier session was sending is given back; what waited may go after ``ripe_in`` seconds.
         """
+        ripe_at, now, trusted = clock.monotonic() + ripe_in, clock.now(), clock.trusted()
+
+        def begin(raw: sqlite3.Connection) -> None:
+            deliver.recover(raw, session, ripe_at, now, trusted=trusted)
+
         mended = None
         try:
             await asyncio.to_thread(repair.complete, storage)
             try:
-                connection = await _open(storage)
+                connection = await _open(storage, begin)
             except StoreDamagedError:
                 mended = await _repair(storage)
-                connection = await _open(storage)
+                connection = await _open(storage, begin)
             try:
                 reading = await Reading.open(storage)
             except BaseException:
@@ -140,16 +147,13 @@ class Store:
 
     async def _serve_from(self, storage: Path) -> None:
         """Use the database below ``storage`` from now on. Raises `StoreError`, OSError; then nothing has changed."""
-        connection = await _open(storage)
-        now, trusted = self._clock.now(), self._clock.trusted()
-        try:
+        ripe_at, now, trusted = self._clock.monotonic(), self._clock.now(), self._clock.trusted()
+
+        def begin(raw: sqlite3.Connection) -> None:
             # what this session had claimed before is nobody's any more either
-            await connection.run(lambda raw: deliver.recover(raw, None, self._clock.monotonic(), now, trusted=trusted))
-        except BaseException as e:
-            await connection.close()
-            if isinstance(e, sqlite3.Error):
-                raise explain(e, "cannot be opened") from e
-            raise
+            deliver.recover(raw, None, ripe_at, now, trusted=trusted)
+
+        connection = await _open(storage, begin)
         self._committer.fail(StoreFailedError("The database is being opened anew."))
         await self._close_connections()
         self._connection = connection
@@ -272,12 +276,6 @@ class Store:
 
     # dispatcher
 
-    async def recover(self, ripe_in: float) -> int:
-        """Take back what an earlier session was sending; what waited may go after ``ripe_in`` seconds."""
-        at = self._clock.monotonic() + ripe_in
-        now, trusted = self._clock.now(), self._clock.trusted()
-        return await self._committer.commit(lambda raw: deliver.recover(raw, self._session, at, now, trusted=trusted))
-
     async def upcoming(self, destination: str, most: int = 256) -> list[Need]:
         """Return what the next deliveries to ``destination`` need, the most urgent first."""
         return await self.reading.run(lambda raw: deliver.upcoming(raw, destination, most))
@@ -390,15 +388,16 @@ class Store:
             event.set()
 
 
-async def _open(storage: Path) -> Connection:
-    """Open the writing connection, with the schema of this program. Raises `StoreError`, OSError."""
+async def _open(storage: Path, begin: Callable[[sqlite3.Connection], None]) -> Connection:
+    """Open the writing connection, with the schema of this program, and ``begin``. Raises `StoreError`, OSError."""
     folder = storage / "db"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         connection = await open_writer(folder)
         try:
             await connection.run(schema.migrate)
-            await connection.run(_try_to_write)
+            await connection.run(_try)
+            await connection.run(begin)
             await asyncio.to_thread(sync_path, folder)
             await asyncio.to_thread(sync_path, storage)
         except BaseException:
@@ -417,9 +416,11 @@ async def _repair(storage: Path) -> repair.Mended:
         raise explain(e, "cannot be mended") from e
 
 
-def _try_to_write(raw: sqlite3.Connection) -> None:
-    """Fail now where writing fails: a disk that can only be read is opened all the same."""
+def _try(raw: sqlite3.Connection) -> None:
+    """Fail now where writing fails, or where a table cannot be entered: a disk that is only read opens all the same."""
     raw.execute("UPDATE uptime SET seconds = seconds")
+    for table in ("study", "instance", "delivery", "trail"):
+        raw.execute(f"SELECT max(rowid) FROM {table}").fetchone()
 
 
 def _copy_to_memory(storage: Path) -> Path:

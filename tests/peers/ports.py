@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import pytest
 
@@ -56,8 +56,13 @@ def require(tool: str) -> str:
     """The tool's path. Where it is missing the test is skipped, or fails with EDGE_TEST_REQUIRE_ALL=1."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
     found = shutil.which(tool, path=path)
-    if found is not None:
-        return found
+    if found is None:
+        missing(f"{tool} is not installed")
+    return found
+
+
+def missing(what: str) -> NoReturn:
+    """The machine lacks something: the test is skipped, or fails with EDGE_TEST_REQUIRE_ALL=1."""
     if os.environ.get("EDGE_TEST_REQUIRE_ALL") == "1":
-        pytest.fail(f"{tool} is not installed, and EDGE_TEST_REQUIRE_ALL=1 asks for every tool")
-    pytest.skip(f"NOT TESTED: {tool} is not installed")
+        pytest.fail(f"{what}, and EDGE_TEST_REQUIRE_ALL=1 asks for every tool")
+    pytest.skip(f"NOT TESTED: {what}")

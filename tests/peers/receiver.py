@@ -132,6 +132,11 @@ class RawReceiver:
                 raise RuntimeError(f"{thread.name} did not end within {_JOIN:g} s")
 
     @property
+    def running(self) -> bool:
+        """Whether it listens."""
+        return self._listener is not None
+
+    @property
     def accepted(self) -> list[Received]:
         """What we said that we have."""
         return [received for received in list(self.received) if received.accepted]

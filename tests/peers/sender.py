@@ -69,7 +69,7 @@ class RawSender:
     """One association with `host:port`, connected inside its context and released at the end of it.
 
     `pdu_size`: length of the P-DATA-TF we send; None is what the peer announced. `max_pdu`: what we announce.
-    `timeout`: seconds for each operation as a whole, an object sent and answered being one.
+    `timeout`: seconds for each operation as a whole, an object sent and answered being one. `source`: our own address.
     After `send_bytes` or an exception the connection is closed without a release.
     """
 
@@ -84,8 +84,10 @@ class RawSender:
         pdu_size: int | None = None,
         max_pdu: int = 16384,
         timeout: float = 30.0,
+        source: str = "",
     ) -> None:
         self.address = (host, port)
+        self.source = source
         self.calling, self.called = calling, called
         self.nodelay, self.pdu_size, self.max_pdu, self.timeout = nodelay, pdu_size, max_pdu, timeout
         self.accepted: dict[int, Accepted] = {}
@@ -106,7 +108,8 @@ class RawSender:
             self.close()
 
     def connect(self) -> None:
-        sock = socket.create_connection(self.address, self.timeout)
+        source = (self.source, 0) if self.source else None
+        sock = socket.create_connection(self.address, self.timeout, source_address=source)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.nodelay)
         self._line = Line(sock)
 
