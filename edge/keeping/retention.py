@@ -16,7 +16,7 @@ from edge.spool import Ballast, Spool, Syncer
 from edge.store import Store, StoreError
 
 _EVERY: Final = 1.0
-_TICK: Final = 60.0
+_TICK: Final = 300.0
 """Seconds between two additions to the uptime: each is a commit, which wears the card."""
 _BATCH: Final = 200
 _AT_ONCE: Final = 10
