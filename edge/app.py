@@ -43,7 +43,7 @@ from edge.local import LocalServer
 from edge.routing import Routing
 from edge.sdnotify import Notifier
 from edge.snapshot import Snapshot
-from edge.spool import Ballast, Identity, Ledger, Spool, StorageError, Syncer
+from edge.spool import Ballast, Identity, Ledger, Spool, StorageError, Syncer, doubts
 from edge.spool.files import storage_trouble
 from edge.status.certificates import CertificateWatch
 from edge.status.collect import Collector
@@ -233,6 +233,8 @@ class Appliance:
         config, journal = self.config, self.journal
         for notice in self._notices:
             journal.note("NOT_IN_THIS_VERSION", f"config.{notice}", notice)
+        for doubt in doubts(config.storage.path):
+            journal.note("NOT_DURABLE", "storage.path", doubt)
         if not config.destination:
             journal.note("NO_DESTINATION", "config.destination")
         if config.receive.accept == "known" and not config.modality:

@@ -218,6 +218,12 @@ CODES: Final[dict[str, Code]] = {
             "The clock of this box was changed while it ran: {detail}",
             "Nothing, where somebody set it.",
         ),
+        _code(
+            "NOT_DURABLE",
+            _I,
+            "What is stored may not survive a power cut: {detail}.",
+            "Put storage.path on a disk with a journalled file system, such as ext4.",
+        ),
         _event(
             "SERVICE_RESTARTED",
             _W,

@@ -192,11 +192,14 @@ def test_check_says_ok_and_what_this_version_does_not_do_yet(tmp_path: Path) -> 
     config = written(tmp_path, f'[lights]\ndriver = "leds"\n{dimse("pacs", 104)}{dimse("cloud", 104)}')
     done = edge("check", "--config", str(config))
     assert (done.returncode, done.stderr) == (0, "")
-    note, verdict = done.stdout.splitlines()
+    note, *doubts, verdict = done.stdout.splitlines()
+    assert all("a power cut" in doubt for doubt in doubts), "where this file system has no journal"
     assert note == "note: lights.driver is understood, but this version does not act on it yet"
     assert verdict == "ok; destinations: pacs, cloud"
     as_json = edge("check", "--json", "--config", str(config))
-    assert json.loads(as_json.stdout) == {"ok": True, "not_in_this_version": ["lights.driver"]}
+    printed = json.loads(as_json.stdout)
+    assert len(printed.pop("doubts")) == len(doubts)
+    assert printed == {"ok": True, "not_in_this_version": ["lights.driver"]}
     assert not (tmp_path / "storage").exists(), "checking touches nothing"
 
 

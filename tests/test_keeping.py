@@ -16,7 +16,7 @@ from edge.intake.guard import DiskGuard
 from edge.keeping.audit import Audit
 from edge.keeping.retention import Retention
 from edge.keeping.timekeeper import Timekeeper, latest
-from edge.spool import Ballast, FolderError, Free, Ledger, Spool, Syncer
+from edge.spool import Ballast, FolderError, Free, Ledger, Spool, Syncer, doubts
 from edge.spool import ballast as ballasting
 from edge.states import DeliveryState
 from edge.store import Choice, Settlement, Store
@@ -124,16 +124,16 @@ async def test_only_what_every_destination_has_is_ever_deleted(
         box.short = True
         await box.retention.sweep()
     else:
-        await box.pass_time(3 * DAY + 120)
+        await box.pass_time(3 * DAY + 1200)
     assert box.there() == (set() if goes else {1})
     assert (await box.store.states([1]))[1] == ("expired" if goes else "stored")
 
 
 async def test_nothing_goes_before_its_time_and_the_trail_stays_longer(box: Box) -> None:
     await box.lie(1, S.ACCEPTED)
-    await box.pass_time(3 * DAY - 120)
+    await box.pass_time(3 * DAY - 1200)
     assert box.there() == {1}
-    await box.pass_time(240)
+    await box.pass_time(2400)
     assert box.there() == set()
     (row,) = await box.store.reading.trace("1.2.3.1")
     assert (row.state, row.trail[-1].event, row.trail[-1].detail) == (
@@ -434,3 +434,36 @@ def test_a_tombstone_whose_file_is_left_is_cleared_away_at_the_next_start(tmp_pa
         edge.start()
         wait_for(lambda: edge.spooled() == [], 10, "the file is deleted")
         assert [r.digest for r in pacs.accepted] == [one.wire_digest]
+
+
+# what it lies on
+
+
+MOUNTS = """/dev/mmcblk0p2 / ext4 rw,relatime 0 0
+tmpfs /tmp tmpfs rw 0 0
+/dev/sda1 /mnt/stick vfat rw 0 0
+/dev/sdb1 /mnt/no\\040flush ext4 rw,nobarrier 0 0
+/dev/sdc1 /mnt/bare ext4 rw 0 0
+server:/x /mnt/far nfs4 rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/var/lib/edge", ""),
+        ("/tmp/edge", "in memory"),
+        ("/mnt/stick/edge", "vfat without a journal"),
+        ("/mnt/no flush/edge", "nobarrier"),
+        ("/mnt/bare/edge", "ext4 without a journal"),
+        ("/mnt/far/edge", "another machine"),
+    ],
+)
+def test_what_the_file_system_does_not_promise_is_said(path: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mounts").write_text(MOUNTS)
+    for device, task in (("mmcblk0p2", "123"), ("sdb1", "124"), ("sdc1", "<none>")):
+        (tmp_path / device).mkdir()
+        (tmp_path / device / "journal_task").write_text(f"{task}\n")
+    found = doubts(Path(path), tmp_path / "mounts", tmp_path)
+    assert bool(found) is bool(said)
+    assert said in "".join(found)

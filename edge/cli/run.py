@@ -23,6 +23,7 @@ from edge.cli.main import (
 from edge.clock import SystemClock
 from edge.config import Config
 from edge.configfile import ConfigError, Loaded, load
+from edge.spool import doubts
 from edge.supervise import CrashLoopError
 from edge.tls import date, every
 
@@ -85,11 +86,14 @@ def check(config_path: Path | None, *, as_json: bool) -> None:
     """Validate the configuration: every error at once, with line and key."""
     loaded = read_config(config_path)
     _check_certificates(loaded.config, chosen_config(config_path))
+    found = doubts(loaded.config.storage.path)
     if as_json:
-        print_json({"ok": True, "not_in_this_version": list(loaded.notices)})
+        print_json({"ok": True, "not_in_this_version": list(loaded.notices), "doubts": found})
         return
     for notice in loaded.notices:
         click.echo(f"note: {notice} is understood, but this version does not act on it yet")
+    for doubt in found:
+        click.echo(f"note: {doubt}")
     names = ", ".join(d.name for d in loaded.config.destination) or "none: images will be stored here only"
     click.echo(f"ok; destinations: {names}")
 

@@ -9,6 +9,7 @@ from edge.spool.ballast import Ballast
 from edge.spool.files import Spool, StorageError
 from edge.spool.identity import Identity
 from edge.spool.ledger import Free, Ledger, Reservation
+from edge.spool.medium import doubts
 from edge.spool.part import FolderError, Part
 from edge.spool.reader import Reader
 from edge.spool.sync import Syncer
@@ -25,4 +26,5 @@ __all__ = [
     "Spool",
     "StorageError",
     "Syncer",
+    "doubts",
 ]
