@@ -109,6 +109,7 @@ class Appliance:
             log.warning("changed, but in force only after a restart", keys=", ".join(changed))
             self.journal.state("RESTART_NEEDED", "config", f"{', '.join(changed)}.")
         else:
+            log.info("configuration read again", changed="nothing")
             self.journal.clear("RESTART_NEEDED", "config")
 
     def stop(self) -> None:

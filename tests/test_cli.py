@@ -529,9 +529,9 @@ def test_sigterm_ends_it_in_time_whatever_is_open_and_keeps_what_was_acknowledge
 
 
 def test_sighup_is_answered_and_ends_nothing(appliance: Edge) -> None:
-    before = appliance.output().count("cannot reload its configuration")
+    before = appliance.output().count("configuration read again")
     os.kill(appliance.pid, signal.SIGHUP)
-    wait_for(lambda: appliance.output().count("cannot reload its configuration") > before, 10, "a word on SIGHUP")
+    wait_for(lambda: appliance.output().count("configuration read again") > before, 10, "a word on SIGHUP")
     assert appliance.json("status")["intake"]["open"]
 
 

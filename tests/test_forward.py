@@ -10,18 +10,24 @@ import pytest
 
 from edge.board import Board
 from edge.clock import SystemClock
+from edge.config import ClientTls
 from edge.dicom import status
 from edge.findings import Journal
 from edge.forward.backoff import LEAST, LONGEST, backoff
+from edge.forward.dimse import DimseTransport
 from edge.forward.dispatcher import Lane
 from edge.forward.gate import Gate
 from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable, from_status
+from edge.forward.transport import Transport
 from edge.model import Header, Instance, Kind, Source
 from edge.routing import Leg
+from edge.spool import Syncer
 from edge.states import DeliveryState
 from edge.store import Choice, Parcel, Store
 from edge.supervise import Supervisor
 from tests.fakes import FakeTransport
+from tests.peers.certificates import Authority
+from tests.test_tls import box, pacs, serving
 
 CT = Kind("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
 MIDWAY = Unreachable("ABORTED", "it aborted.", midway=True)
@@ -68,6 +74,10 @@ class World:
         associations: int = 1,
     ) -> FakeTransport:
         transport = FakeTransport(judge)
+        self.serve(transport, name, skip=skip, associations=associations)
+        return transport
+
+    def serve(self, transport: Transport, name: str = "pacs", *, skip: bool = False, associations: int = 1) -> None:
         clock = SystemClock()
         gauge = self.board.destination(name)
         lane = Lane(
@@ -85,7 +95,6 @@ class World:
         )
         self.lanes.append(lane)
         self.supervisor.service(f"lane {name}", lane.run)
-        return transport
 
     async def states(self, name: str = "pacs") -> Counter[str]:
         tallies = await self.store.reading.tallies()
@@ -238,6 +247,29 @@ async def test_the_second_content_under_one_uid_waits_for_the_first(world: World
     world.lane(judge)
     await world.until({"accepted": 2})
     assert order == [1, 2]
+
+
+async def test_a_clock_that_is_wrong_costs_no_attempt(world: World, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    late, good = authority.issue("late", begins=-30, ends=-1), authority.issue("good")
+    shown = [serving(late)()]
+    syncer = Syncer()
+    async with box(lambda: shown[0]) as running:
+        where = pacs(running.port, ClientTls(ca_file=authority.path))
+        world.serve(DimseTransport(where, syncer, trusted=lambda: False))
+        await world.arrive(range(1, 3))
+        gauge = world.board.destination("pacs")
+        async with asyncio.timeout(10):
+            while gauge.problem_code != "CLOCK_NOT_TRUSTED":  # noqa: ASYNC110 - a gauge does not call
+                await asyncio.sleep(0.01)
+        assert "clock of this box is wrong" in gauge.problem_text
+        assert [row.attempts for row in await world.store.reading.queue()] == [0, 0]
+        assert await world.states() == {"queued": 2}
+        shown[0] = serving(good)()
+        world.lanes[0].gate.hasten()
+        await world.until({"accepted": 2})
+        world.lanes[0].stop()
+    syncer.close()
 
 
 async def test_stopping_gives_back_what_was_claimed_and_not_sent(world: World) -> None:

@@ -110,10 +110,13 @@ def test_a_message_that_rests_gives_way_where_nothing_is_idle(senders: Make, mon
         assert (listener.cut, listener.kept) == (1, [])
 
 
-def test_a_header_in_pieces_does_not_make_an_association_busy(senders: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("begin", [3, 6])
+def test_a_header_in_pieces_does_not_make_an_association_busy(
+    senders: Make, monkeypatch: pytest.MonkeyPatch, begin: int
+) -> None:
     monkeypatch.setattr("edge.dicom.acceptor._AT_WORK", 0.0)
     with Listener(capacity=Capacity(associations=1)) as listener:
-        senders(listener).send_bytes(wire.HEADER.pack(4, 100))
+        senders(listener).send_bytes(wire.HEADER.pack(4, 100)[:begin])
         assert senders(listener).echo() == 0
 
 

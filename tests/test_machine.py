@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest import mock
@@ -284,7 +285,8 @@ class Session:
         self.control = Control(store, self._hasten)
         self.recover(store.mended)
         for lane in self.lanes:
-            self.services[lane.name] = self.supervisor.service(f"lane {lane.name}", lane.run)
+            run = partial(self._after_the_parts, lane)
+            self.services[lane.name] = self.supervisor.service(f"lane {lane.name}", run)
         retention = Retention(
             self.spool,
             self.syncer,
@@ -308,19 +310,22 @@ class Session:
     def recover(self, mended: Mended | None) -> None:
         """Finish what an earlier session, or an earlier database, left."""
         assert self.store is not None
-        self.recovering = self.supervisor.spawn(
-            Recovery(
-                self.spool,
-                self.syncer,
-                self.store,
-                self.index,
-                Routing(CONFIG),
-                self.journal,
-                self.identity.first_id,
-                everything=mended is Mended.ANEW,
-            ).run(),
-            "recovery",
+        recovery = Recovery(
+            self.spool,
+            self.syncer,
+            self.store,
+            self.index,
+            Routing(CONFIG),
+            self.journal,
+            self.identity.first_id,
+            everything=mended is Mended.ANEW,
         )
+        self.parts_done = recovery.parts_done
+        self.recovering = self.supervisor.spawn(recovery.run(), "recovery")
+
+    async def _after_the_parts(self, lane: Lane) -> None:
+        await self.parts_done.wait()
+        await lane.run()
 
     def _back(self, mended: Mended | None) -> None:
         self.admission.open("store")
@@ -362,7 +367,7 @@ class Session:
             return
         number = incoming.part.id
         # what recovery has not indexed yet may be overtaken, and the same bytes again have the place of the first
-        free = not self.recovering.done() or image.content in ledger.acknowledged
+        free = image.content in ledger.acknowledged
         ledger.before[number] = frozenset() if free else frozenset(ledger.arrived)
         data = image.dataset
         for start in range(0, len(data), cut):
@@ -668,6 +673,8 @@ class Machine(RuleBasedStateMachine):
         choice = Choice(destination=destination) if wide else Choice(delivery=delivery)
         session, ledger = self.session, self.world.ledger
         before = self.states()
+        pairs = {(instance, name) for instance, name, _ in chosen}
+        ledger.touched |= pairs
         acting = self.world.loop.create_task(
             session.control.act(
                 "retry" if verb == "force" else verb, choice, who="somebody", reason="why not", force=verb == "force"
@@ -678,8 +685,6 @@ class Machine(RuleBasedStateMachine):
             answered = not session.dead
         except StoreError:
             answered = False
-        pairs = {(instance, name) for instance, name, _ in chosen}
-        ledger.touched |= pairs
         if verb in {"release", "retry", "force"} or not answered:
             # from the moment it is asked for, it may be sent; what was not answered is not promised
             ledger.held -= pairs

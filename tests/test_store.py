@@ -605,6 +605,17 @@ async def test_another_object_under_the_same_uid_is_kept_and_waits_its_turn(
     assert (second.instance, second.kind) == (2, Kind(CT, syntax))
 
 
+async def test_what_came_first_goes_first_though_its_row_was_written_later(store: Store) -> None:
+    for number in (2, 4, 1, 3):  # as after a restart: what came before it is found while new objects come in
+        await fates(store, instance(number, uid="1.9", content=number))
+    went = []
+    while parcels := await store.claim("pacs", 5):
+        (parcel,) = parcels
+        went.append(parcel.instance)
+        await store.settle([settled(parcel, S.ACCEPTED)])
+    assert went == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("verb", ["hold", "cancel"])
 async def test_another_content_goes_on_when_a_person_stops_the_first(store: Store, verb: str) -> None:
     await fates(store, instance(1, uid="1.9", content=5), instance(2, uid="1.9", content=6))
@@ -899,17 +910,23 @@ class Model:
         for one in legs:
             if one.destination in self.of(number):
                 continue
-            earlier = [
-                d.id
-                for d in self.deliveries.values()
-                if d.destination == one.destination
-                and d.instance != number
-                and self.instances[d.instance].sop_instance_uid == uid
-                and d.state in {S.QUEUED, S.SENDING}
-            ]
+            others = sorted(
+                (
+                    d
+                    for d in self.deliveries.values()
+                    if d.destination == one.destination
+                    and self.instances[d.instance].sop_instance_uid == uid
+                    and d.state in {S.QUEUED, S.SENDING}
+                ),
+                key=lambda d: d.instance,
+            )
             made = Delivery(len(self.deliveries) + 1, number, one.destination, one.priority)
-            made.behind = max(earlier, default=None) if twin else None
             self.deliveries[made.id] = made
+            if twin:
+                made.behind = next((d.id for d in reversed(others) if d.instance < number), None)
+                later = next((d for d in others if d.instance > number and d.state is S.QUEUED), None)
+                if later is not None:
+                    later.behind = made.id
 
     def record(self, new: Instance, legs: Sequence[Leg]) -> Fate:
         if new.id in self.instances:

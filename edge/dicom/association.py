@@ -186,6 +186,8 @@ class Association:
         self._idle_since = asyncio.get_running_loop().time()
         try:
             length, context_id, control = await self._fragment()
+        except DeadlineError as e:
+            raise DeadlineError(f"it said nothing for {self.limits.idle:g} s") from e
         finally:
             self._idle_since = None
         self._progress_at = self.wire.deadline(self.limits.response)

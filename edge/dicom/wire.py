@@ -56,6 +56,7 @@ class Wire(asyncio.BufferedProtocol):
         self._raw: asyncio.Transport | None = None
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
+        self._securing = False
         self._paused_reading = False
         self._paused_writing = False
         self._eof = False
@@ -92,6 +93,7 @@ class Wire(asyncio.BufferedProtocol):
         if raw is None or raw.is_closing():
             raise ConnectionLostError("the peer closed the connection")
         begun = self._loop.time()
+        self._securing = True
         try:
             secured = await self._loop.start_tls(
                 raw,
@@ -113,9 +115,9 @@ class Wire(asyncio.BufferedProtocol):
             raise ConnectionLostError("the peer closed the connection during the TLS handshake")
         self._transport = secured
         secured.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        if self._paused_reading:  # data came with the last flight of the handshake, and filled the buffer
-            raw.resume_reading()
-            secured.pause_reading()
+        self._securing = False
+        if self.available == self._size:
+            self._pause_reading()
 
     def _gone(self, why: Exception | None) -> None:
         """Act as `connection_lost` does: asyncio does not call it for a handshake that fails."""
@@ -128,6 +130,9 @@ class Wire(asyncio.BufferedProtocol):
         """Give asyncio the free tail of the buffer."""
         if self._start == self._end:
             self._start = self._end = 0
+        elif self._securing and self._end == self._size:
+            # what came with the handshake's last words is passed on before there is anything to pause
+            self.widen(self._size + BUFFER)
         elif self._start and self._size - self._end < self._size // 8:
             # views are void once their reader waits, so what is left may move to the front
             left = self._end - self._start
@@ -138,7 +143,7 @@ class Wire(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Count what asyncio read into the buffer."""
         self._end += nbytes
-        if self._end - self._start == self._size:
+        if self._end - self._start == self._size and not self._securing:
             self._pause_reading()
         self._wake(self._reader)
 

@@ -48,9 +48,14 @@ _INSTANCE: Final = """INSERT INTO instance (id, study, sop_instance_uid, sop_cla
 _DELIVERY: Final = """INSERT INTO delivery
     (instance, destination, state, priority, needs_proof, bytes, behind, changed_at)
     VALUES (?, ?, 'queued', ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
-_PREDECESSOR: Final = f"""SELECT max(id) FROM delivery WHERE instance IN (SELECT id FROM instance
-    WHERE sop_instance_uid = ?) AND instance <> ? AND destination = ?
-    AND state IN ({", ".join(f"'{state}'" for state in sorted(WAITING - {DeliveryState.HELD}))})"""
+_UNSENT: Final = ", ".join(f"'{state}'" for state in sorted(WAITING - {DeliveryState.HELD}))
+_PREDECESSOR: Final = f"""SELECT id FROM delivery WHERE instance IN (SELECT id FROM instance
+    WHERE sop_instance_uid = ?1) AND instance < ?2 AND destination = ?3 AND state IN ({_UNSENT})
+    ORDER BY instance DESC LIMIT 1"""
+_SUCCESSOR: Final = """UPDATE delivery SET behind = (SELECT id FROM delivery WHERE instance = ?2 AND destination = ?3)
+    WHERE id = (SELECT id FROM delivery WHERE instance IN (SELECT id FROM instance WHERE sop_instance_uid = ?1)
+        AND instance > ?2 AND destination = ?3 AND state = 'queued' ORDER BY instance LIMIT 1)"""
+"""What came later and is on record already waits too: after a restart, rows may be written in another order."""
 
 
 def record(raw: sqlite3.Connection, batch: Sequence[tuple[Instance, Sequence[Leg]]]) -> list[Recorded]:
@@ -155,10 +160,9 @@ def route(raw: sqlite3.Connection, routed: Sequence[tuple[int, Sequence[Leg]]], 
 def _deliver(raw: sqlite3.Connection, number: int, instance: Instance, legs: Sequence[Leg], *, behind: bool) -> int:
     made = 0
     for leg in legs:
-        predecessor = None
+        predecessor, asked = None, (instance.sop_instance_uid, number, leg.destination)
         if behind:
-            asked = (instance.sop_instance_uid, number, leg.destination)
-            (predecessor,) = raw.execute(_PREDECESSOR, asked).fetchone()
+            predecessor = next(iter(raw.execute(_PREDECESSOR, asked).fetchone() or ()), None)
         made += raw.execute(
             _DELIVERY,
             (
@@ -171,6 +175,8 @@ def _deliver(raw: sqlite3.Connection, number: int, instance: Instance, legs: Seq
                 instance.received_at,
             ),
         ).rowcount
+        if behind:
+            raw.execute(_SUCCESSOR, asked)
     return made
 
 
