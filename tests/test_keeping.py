@@ -364,6 +364,22 @@ def test_a_stored_file_that_rots_is_set_aside_and_the_same_image_is_then_taken_a
 
 
 @pytest.mark.rig
+def test_a_damaged_file_that_was_not_moved_yet_is_moved_at_the_next_start(tmp_path: Path) -> None:
+    (one,) = mr(1)
+    with Edge(tmp_path) as edge:
+        assert send(edge, one) == 0
+        wait_for(lambda: edge.json("trace", one.sop_instance_uid), 10, "it is indexed")
+        edge.stop()
+        (path,) = edge.spooled()
+        with closing(sqlite3.connect(edge.storage / "db" / FILE)) as raw:
+            raw.execute("UPDATE instance SET state = 'quarantined'")
+            raw.commit()
+        edge.start()
+        wait_for((edge.storage / "quarantine" / path.name).exists, 10, "it is set aside")
+        assert edge.spooled() == []
+
+
+@pytest.mark.rig
 def test_a_row_that_differs_from_a_sound_file_is_corrected(tmp_path: Path) -> None:
     (one,) = mr(1)
     with Edge(tmp_path) as edge:

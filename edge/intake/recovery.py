@@ -31,7 +31,7 @@ from edge.store import Store, StoreError
 
 _CHUNK: Final = 1 << 20
 _BATCH: Final = 500
-_EXPIRED, _LOST = "expired", "lost"
+_EXPIRED, _LOST, _QUARANTINED = "expired", "lost", "quarantined"
 
 log = structlog.get_logger()
 
@@ -102,6 +102,8 @@ class Recovery:
         for number in ids:
             if number not in states:
                 await self._try(self._orphan, number)
+            elif states[number] == _QUARANTINED:
+                await self._try(self._damaged, number)
 
     async def _try(self, recover: Callable[[int], Awaitable[None]], number: int) -> None:
         """Recover one object; a file that cannot be read must not keep the others waiting."""
@@ -137,6 +139,10 @@ class Recovery:
             await self._quarantine(number, str(e))
             return
         await self._take(instance, legs)
+
+    async def _damaged(self, number: int) -> None:
+        """Move a file that was found damaged, as its row says, and was not moved yet."""
+        await self._quarantine(number, "its row says that it is damaged")
 
     async def _take(self, instance: Instance, legs: tuple[Leg, ...]) -> None:
         """Index a recovered object; one that came while no destination was configured is routed now."""
