@@ -285,8 +285,8 @@ class Session:
         self.control = Control(store, self._hasten)
         self.recover(store.mended)
         for lane in self.lanes:
-            run = partial(self._after_the_parts, lane)
-            self.services[lane.name] = self.supervisor.service(f"lane {lane.name}", run)
+            serve = partial(self._after_the_parts, lane)
+            self.services[lane.name] = self.supervisor.service(f"lane {lane.name}", serve)
         retention = Retention(
             self.spool,
             self.syncer,
