@@ -130,8 +130,9 @@ class Store:
         mended, pause = None, _FIRST_PAUSE
         while True:
             try:
-                if isinstance(error, StoreDamagedError):
+                if self._copy is None:
                     await self._close_connections()
+                if isinstance(error, StoreDamagedError):
                     mended = await _repair(self._storage)
                 await self._serve_from(self._storage)
             except (StoreError, OSError) as e:
@@ -146,7 +147,7 @@ class Store:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _serve_from(self, storage: Path) -> None:
-        """Use the database below ``storage`` from now on. Raises `StoreError`, OSError; then nothing has changed."""
+        """Use the database below ``storage`` from now on. Raises `StoreError`, OSError."""
         ripe_at, now, trusted = self._clock.monotonic(), self._clock.now(), self._clock.trusted()
 
         def begin(raw: sqlite3.Connection) -> None:
@@ -396,6 +397,7 @@ async def _open(storage: Path, begin: Callable[[sqlite3.Connection], None]) -> C
         connection = await open_writer(folder)
         try:
             await connection.run(schema.migrate)
+            await connection.run(_write_back)
             await connection.run(_try)
             await connection.run(begin)
             await asyncio.to_thread(sync_path, folder)
@@ -414,6 +416,17 @@ async def _repair(storage: Path) -> repair.Mended:
         return await asyncio.to_thread(repair.repair, storage)
     except sqlite3.Error as e:
         raise explain(e, "cannot be mended") from e
+
+
+def _write_back(raw: sqlite3.Connection) -> None:
+    """Empty the log into the database, and begin it anew.
+
+    Where a sync of the log failed, what it was to sync may be in memory and nowhere else, and look whole to whoever
+    reads it; nothing may be appended to that.
+    """
+    busy, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        log.warning("somebody reads the database: its log could not be begun anew")
 
 
 def _try(raw: sqlite3.Connection) -> None:

@@ -4,6 +4,7 @@ Nothing here waits for luck: a wait has a deadline, and says what did not happen
 """
 
 import os
+import random
 import shutil
 import socket
 import time
@@ -16,16 +17,25 @@ import pytest
 LOOPBACK: Final = "127.0.0.1"
 _LISTEN: Final = "0A"
 _POLL: Final = 0.01
+_PORTS: Final = range(15_000, 32_000)
 
 T = TypeVar("T")
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nothing used a moment ago.
+
+    Below those that the system gives to connections: of them a siege leaves thousands behind, and a server that binds
+    all addresses cannot have one of theirs.
+    """
+    for port in random.SystemRandom().sample(_PORTS, 200):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no port is free")
 
 
 def listening(port: int) -> bool:
