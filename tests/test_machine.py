@@ -730,8 +730,8 @@ class Machine(RuleBasedStateMachine):
     def damage_the_database(self, how: str, where: int) -> None:
         """End the box, spoil its database, start it. What was given may be given again, decisions may be gone."""
         world, ledger = self.world, self.world.ledger
-        for name, given in ledger.given.items():
-            ledger.allowed.update((name, content) for content in set(given))
+        before = {(name, content) for name, given in ledger.given.items() for content in given}
+        ledger.allowed.update(before)
         ledger.touched |= set(self.states())
         ledger.refused |= ledger.held
         ledger.held.clear()
@@ -740,6 +740,8 @@ class Machine(RuleBasedStateMachine):
         assert world.left is not None
         spoil(world.left / "db" / "edge.sqlite", how, where)
         world.rest()
+        # what was given before the damage was noticed may be given again too
+        ledger.allowed.update({(name, c) for name, given in ledger.given.items() for c in given} - before)
         assert self.session.store is not None
         checking = world.loop.create_task(self.session.store.check())
         with contextlib.suppress(StoreError):
