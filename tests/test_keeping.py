@@ -185,6 +185,20 @@ async def test_short_of_room_the_oldest_go_first_and_only_until_there_is_room(
     assert row.trail[-1].detail == "room was short"
 
 
+async def test_short_of_room_what_was_refused_goes_and_what_was_answered_stays(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, note in ((1, b'{"why":"x","answered":"A900"}'), (2, b'{"why":"x"}')):
+        box.spool.part_path(number).write_bytes(b"")
+        box.spool.set_aside(number, note)
+    await box.retention.sweep()
+    assert len(list(box.spool.quarantine.iterdir())) == 4
+    looks = iter([True, True])
+    monkeypatch.setattr(box.retention, "_short", lambda: next(looks, False))
+    await box.retention.sweep()
+    assert sorted(path.name for path in box.spool.quarantine.iterdir()) == ["2.dcm", "2.json"]
+
+
 async def test_a_tombstone_whose_file_could_not_be_unlinked_is_no_longer_sent_or_counted(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:

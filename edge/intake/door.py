@@ -13,7 +13,7 @@ import msgspec
 
 from edge.board import Board
 from edge.clock import Clock
-from edge.dicom import part10
+from edge.dicom import part10, status
 from edge.dicom.header import read_header
 from edge.findings import Journal
 from edge.intake import seal as seals
@@ -198,6 +198,7 @@ class Door:
         """Keep what was refused, unsealed, with the reason beside it, for whoever looks into it."""
         note = {
             "why": why,
+            "answered": f"{status.DATASET_MISMATCH:04X}",
             "received_at": self._clock.now(),
             "source": incoming.source,
             "sop_class_uid": incoming.kind.sop_class_uid,

@@ -73,10 +73,15 @@ class Retention:
                 pass
         while await self._delete(self._keep, _BATCH, "kept as long as configured"):
             pass
-        while self._short() and await self._delete(0.0, _AT_ONCE, "room was short"):
+        while self._short() and await self._make_room():
             pass
         if not self._short():
             await self._syncer.run(self._ballast.load)
+
+    async def _make_room(self) -> int:
+        """Delete a little: what was refused and set aside, else what was delivered; how much."""
+        dropped = await self._syncer.run(lambda: self._spool.drop_refused(_AT_ONCE))
+        return dropped or await self._delete(0.0, _AT_ONCE, "room was short")
 
     async def _delete(self, age: float, most: int, why: str) -> int:
         """Delete one batch of what has been settled for ``age`` seconds; how many."""

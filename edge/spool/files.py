@@ -89,6 +89,18 @@ class Spool:
         part = self._part(number)
         (part if part.exists() else self.path(number)).rename(self.quarantine / f"{number}.dcm")
 
+    def drop_refused(self, most: int) -> int:
+        """Delete the oldest in ``quarantine/`` whose senders know that they were refused; how many. Raises OSError."""
+        found = 0
+        for note in sorted(self.quarantine.glob("*.json"), key=lambda path: (len(path.name), path.name)):
+            if found == most:
+                break
+            if b'"answered"' in note.read_bytes():
+                note.with_suffix(".dcm").unlink(missing_ok=True)
+                note.unlink()
+                found += 1
+        return found
+
     def path(self, number: int) -> Path:
         """Where the published object ``number`` lies."""
         return self.ready / f"{(number >> _SHARD_BITS) % _SHARDS:02x}" / f"{number}.dcm"
