@@ -314,6 +314,25 @@ async def test_an_answered_object_is_owed_before_its_row_is_written(here: Box) -
     assert (here.board.unindexed, here.board.unindexed_bytes) == (0, 0)
 
 
+async def test_what_recovery_finds_while_it_waits_is_indexed_once(here: Box) -> None:
+    one, again = tiny(1)[0], tiny(1)[0]
+    taken = [await here.receive(one), await here.receive(one), await here.receive(again)]
+    for instance in taken:
+        here.index.take(instance, ())
+    await here.indexed()
+    assert sorted(await here.rows()) == [taken[0].id, taken[2].id]
+    assert here.codes() == []
+
+
+async def test_an_object_whose_file_is_gone_before_it_is_indexed_is_said_and_stops_no_other(here: Box) -> None:
+    first, second = [await here.receive(one) for one in tiny(2)]
+    here.spool.part_path(first.id).unlink()
+    await here.indexed()
+    assert list(await here.rows()) == [second.id]
+    assert here.finding("LOST").endswith(f"object {first.id}")
+    assert here.board.unindexed == 0
+
+
 # what is refused, and what is left of it
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from structlog.testing import capture_logs
@@ -130,6 +131,8 @@ class Ledger:
     given: dict[str, list[Content]] = field(default_factory=lambda: {name: [] for name in PACS})
     """What each destination was given, in order."""
     allowed: Counter[tuple[str, Content]] = field(default_factory=Counter)
+    over: set[Content] = field(default_factory=set)
+    """What was over and deleted before the database that said so was damaged."""
     """How many times more than once it may have got one: answers that were lost, people who wanted it."""
     unsettled: set[tuple[Leg, Content]] = field(default_factory=set)
     """Accepted by a destination, and not yet so in the store."""
@@ -386,6 +389,7 @@ class Session:
             return
         if not self.dead:
             ledger.acknowledged.add(image.content)
+            ledger.over.discard(image.content)
             ledger.arrived.append(number)
 
     def rows(self, asked: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
@@ -487,6 +491,9 @@ class World:
         self.session.dead = True
         self.ledger.allowed.update((leg[1], content) for leg, content in self.ledger.unsettled)
         self.ledger.unsettled.clear()
+        if self.session.store is not None and self.session.store._copy is not None:
+            # outcomes that only the copy in memory knew are gone with it
+            self.ledger.allowed.update({(name, c) for name, given in self.ledger.given.items() for c in given})
 
     def run(self, *tasks: "asyncio.Future[Any]") -> None:
         """Let everything happen that happens now, and ``tasks`` come to their end."""
@@ -730,6 +737,7 @@ class Machine(RuleBasedStateMachine):
     def damage_the_database(self, how: str, where: int) -> None:
         """End the box, spoil its database, start it. What was given may be given again, decisions may be gone."""
         world, ledger = self.world, self.world.ledger
+        ledger.over |= {content for content in ledger.acknowledged - self.files() if self.is_over(content)}
         before = {(name, content) for name, given in ledger.given.items() for content in given}
         ledger.allowed.update(before)
         ledger.touched |= set(self.states())
@@ -872,6 +880,8 @@ class Machine(RuleBasedStateMachine):
 
     def is_over(self, content: Content) -> bool:
         """Whether every destination was given it, or a person or a destination did not want that."""
+        if content in self.world.ledger.over:
+            return True
         ids = [number for number, found in self.contents().items() if found == content]
         states = self.states()
         for name in PACS:
@@ -914,12 +924,13 @@ def whole(path: Path) -> Content | None:
     return Content(meta.sop_instance_uid, meta.transfer_syntax_uid, digest)
 
 
-TestMachine = Machine.TestCase
+TestMachine = pytest.mark.timeout(900)(Machine.TestCase)  # a failure is shrunk before it is told
 TestMachine.settings = settings(
     max_examples=LONG or 45,
     stateful_step_count=50 if LONG else 30,
     deadline=None,
     print_blob=True,
     report_multiple_bugs=False,
+    phases=[phase for phase in Phase if phase is not Phase.explain],  # it takes longer than it tells
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )

@@ -39,7 +39,7 @@ from edge.store import (
 )
 from edge.store import committer as committing
 from edge.store.committer import Committer, Work
-from edge.store.connection import FILE, Connection, open_reader, open_writer
+from edge.store.connection import FILE, Connection, StoreFailedError, open_reader, open_writer
 from tests.fakes import ManualClock
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
@@ -614,6 +614,54 @@ async def test_what_came_first_goes_first_though_its_row_was_written_later(store
         went.append(parcel.instance)
         await store.settle([settled(parcel, S.ACCEPTED)])
     assert went == [1, 2, 3, 4]
+
+
+async def test_an_outcome_that_comes_after_its_delivery_was_given_back_is_recorded(
+    tmp_path: Path, clock: ManualClock, opened: Opener
+) -> None:
+    store = (await opened(tmp_path, clock)).store
+    await fates(store, *(instance(n) for n in range(1, 5)))
+    parcels = await store.claim("pacs", 4)
+    await store._committer.commit(lambda raw: deliver.recover(raw, None, 0.0, 0.0, trusted=True))
+    await store.decide("cancel", Choice(delivery=3), who="test", reason="x")
+    assert await states(store) == {1: "queued", 2: "queued", 3: "cancelled", 4: "queued"}
+    await store.settle_late([settled(p, S.ACCEPTED) for p in parcels[:3]])
+    assert await states(store) == {1: "accepted", 2: "accepted", 3: "cancelled", 4: "queued"}
+
+
+async def test_a_disk_that_fails_is_opened_anew_and_what_is_known_is_kept(
+    tmp_path: Path, clock: ManualClock, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three attempts fail, so a copy in memory stands in: it serves lanes, refuses people, and its outcomes last."""
+    monkeypatch.setattr("edge.store.store._FIRST_PAUSE", 0.01)
+    store = (await opened(tmp_path, clock)).store
+    await fates(store, *(instance(n) for n in range(1, 4)))
+    works, heard = asyncio.Event(), list[str]()
+    real = open_writer
+
+    async def failing(folder: Path) -> Connection:
+        if folder == tmp_path / "db" and not works.is_set():
+            raise sqlite3.OperationalError("attempt to write a readonly database")
+        return await real(folder)
+
+    monkeypatch.setattr("edge.store.store.open_writer", failing)
+    store._committer.fail(StoreFailedError("the disk fails"))
+    back = asyncio.Event()
+    keeping = asyncio.create_task(store.keep(heard.append, lambda _: back.set()))
+    async with asyncio.timeout(20):
+        while store._copy is None or store._committer.broken is not None:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+        assert heard == ["the disk fails"]
+        (parcel,) = await store.claim("pacs", 1)
+        await store.settle([settled(parcel, S.ACCEPTED)])
+        with pytest.raises(StoreError, match="can only be read"):
+            await store.decide("hold", Choice(), who="test")
+        assert not back.is_set()
+        works.set()
+        await back.wait()
+    keeping.cancel()
+    assert await states(store) == {1: "accepted", 2: "queued", 3: "queued"}
+    assert await store.decide("hold", Choice(delivery=2), who="test") == 1
 
 
 @pytest.mark.parametrize("verb", ["hold", "cancel"])

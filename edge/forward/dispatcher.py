@@ -97,6 +97,8 @@ class Lane:
                 await self._wait(self._stopping, _POLL)
         if self._joined:
             await asyncio.wait(self._joined)
+        with contextlib.suppress(StoreError):  # then they are sent again after the start
+            await self._settle_late()
 
     async def _round(self) -> None:
         """Wait for work and for the gate, then serve one session."""
@@ -138,6 +140,8 @@ class Lane:
         busy_since = worked_at = self._clock.monotonic()
         try:
             while session.usable and not self._stopping.is_set():
+                if self._unsettled:
+                    await self._settle_late()
                 parcels = await (ahead or self._claim())
                 ahead = None
                 if not parcels:
@@ -170,10 +174,15 @@ class Lane:
         try:
             await self._store.settle(settlements)
         except NotOursError:
-            # the store was opened anew meanwhile and gave some back: those are sent again
-            for settlement in settlements:
-                with contextlib.suppress(NotOursError):
-                    await self._store.settle([settlement])
+            # the store was opened anew meanwhile and gave some back
+            await self._settle_again(settlements)
+        except StoreError as e:
+            log.warning("outcomes wait for the store", destination=self.name, error=str(e))
+            self._unsettled += settlements
+
+    async def _settle_again(self, settlements: list[Settlement]) -> None:
+        try:
+            await self._store.settle_late(settlements)
         except StoreError as e:
             log.warning("outcomes wait for the store", destination=self.name, error=str(e))
             self._unsettled += settlements

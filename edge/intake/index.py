@@ -23,6 +23,8 @@ _MOST_BEHIND: Final = 256
 _LONGEST_BEHIND: Final = 1.0
 _PACE: Final = 0.03
 """Seconds from one batch to the next under load: a commit syncs the same disk as the answers do."""
+_SPARES: Final = 4096
+"""Spares deleted last, so that one is not taken for lost."""
 _RETRY: Final = 1.0
 """Seconds between two attempts while the store cannot be written."""
 
@@ -48,12 +50,17 @@ class Index:
         self._journal = journal
         self._clock = clock
         self._waiting: deque[tuple[float, Instance, Sequence[Leg]]] = deque()
+        self._ids: set[int] = set()
+        self._spares: deque[int] = deque(maxlen=_SPARES)
         self._arrived = asyncio.Event()
         self._progress = asyncio.Condition()
         self._closing = False
 
     def take(self, instance: Instance, legs: Sequence[Leg]) -> None:
-        """Queue a sealed and synced object. It will be indexed, now or after a restart."""
+        """Queue a sealed and synced object. It will be indexed, now or after a restart; one that waits, once."""
+        if instance.id in self._ids:
+            return
+        self._ids.add(instance.id)
         self._waiting.append((self._clock.monotonic(), instance, legs))
         self._show(instance, 1)
         self._arrived.set()
@@ -83,6 +90,7 @@ class Index:
                 await self._index(batch)
                 for instance, _ in batch:
                     self._waiting.popleft()
+                    self._ids.discard(instance.id)
                     self._show(instance, -1)
                 async with self._progress:
                     self._progress.notify_all()
@@ -101,33 +109,45 @@ class Index:
         self._board.unindexed_bytes += change * instance.length
 
     async def _index(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> None:
-        ids = [instance.id for instance, _ in batch]
-        recorded = await self._record(ids, batch)
+        recorded = await self._record(batch)
         while recorded is None:
             await asyncio.sleep(_RETRY)
-            recorded = await self._record(ids, batch)
+            recorded = await self._record(batch)
         self._admission.open("index")
-        for number, fate in zip(ids, recorded, strict=True):
-            if fate.twin:
+        for number, recording in recorded:
+            if recording.twin:
                 self._journal.note("TWIN", "receive", f"The second is object {number}.")
-        spares = [i for i, r in zip(ids, recorded, strict=True) if r.fate is Fate.DUPLICATE]
+        spares = [number for number, recording in recorded if recording.fate is Fate.DUPLICATE]
         if spares:
+            self._spares.extend(spares)
             try:
                 await self._syncer.run(lambda: self._unpublish(spares))
             except OSError as e:  # a spare that stays is found again at the next start
                 self._journal.note("STORAGE_ERROR", "index", e.strerror or str(e))
 
-    async def _record(self, ids: list[int], batch: list[tuple[Instance, Sequence[Leg]]]) -> list[Recorded] | None:
+    async def _record(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> list[tuple[int, Recorded]] | None:
+        """Publish and record; None where that must be tried again."""
+        ids = [instance.id for instance, _ in batch]
         try:
-            await self._syncer.run(lambda: self._publish(ids))
-            return await self._store.record(batch)
+            gone = await self._syncer.run(lambda: self._publish(ids))
+            there = [(instance, legs) for instance, legs in batch if instance.id not in gone]
+            recorded = await self._store.record(there)
         except (OSError, StoreError) as e:
             self._admission.close("index", f"{e} Objects already acknowledged are safe on disk.")
             return None
+        for number in gone - set(self._spares):
+            self._journal.note("LOST", "storage", f"object {number}")
+        return list(zip([instance.id for instance, _ in there], recorded, strict=True))
 
-    def _publish(self, ids: list[int]) -> None:
+    def _publish(self, ids: list[int]) -> set[int]:
+        """Publish every object; those without a file: spares that recovery found while they were deleted, or lost."""
+        gone = set()
         for number in ids:
-            self._spool.publish(number)
+            try:
+                self._spool.publish(number)
+            except FileNotFoundError:
+                gone.add(number)
+        return gone
 
     def _unpublish(self, ids: list[int]) -> None:
         for number in ids:

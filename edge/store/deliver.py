@@ -1,5 +1,6 @@
 """The dispatcher's side: claim, settle, ripen, give back. Every move is compare-and-set along the state table."""
 
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ _PARCEL: Final = """SELECT sop_class_uid, transfer_syntax_uid, sop_instance_uid,
 _SETTLE: Final = """UPDATE delivery SET state = ?1, session = NULL, code = ?2, detail = ?3, not_before = ?4,
     strikes = ?5, changed_at = ?6, attempts = attempts - ?7
     WHERE id = ?8 AND state = 'sending' AND session = ?9"""
+_TAKE_BACK: Final = """UPDATE delivery SET state = 'sending', session = ?, changed_at = ?
+    WHERE id = ? AND state = 'queued'"""
 _FOLLOW: Final = "UPDATE delivery SET behind = NULL WHERE behind = ? RETURNING destination"
 
 
@@ -105,6 +108,16 @@ def settle(
         ],
     )
     return freed
+
+
+def settle_late(
+    raw: sqlite3.Connection, settlements: Sequence[Settlement], session: int, now: float, *, trusted: bool
+) -> None:
+    """Record outcomes whose deliveries may have been given back meanwhile; those that went on stay as they are."""
+    for settlement in settlements:
+        raw.execute(_TAKE_BACK, (session, now, settlement.delivery))
+        with contextlib.suppress(NotOursError):
+            settle(raw, [settlement], session, now, trusted=trusted)
 
 
 def ripen(raw: sqlite3.Connection, monotonic: float) -> list[str]:

@@ -21,6 +21,7 @@ from edge.clock import Clock
 from edge.fsync import sync_path
 from edge.model import Header, Instance, Need, Source
 from edge.routing import Leg
+from edge.states import DeliveryState
 from edge.store import audits, deliver, people, record, repair, retain, schema
 from edge.store.audits import Stored
 from edge.store.committer import Committer, Work
@@ -41,6 +42,9 @@ from edge.store.record import Recorded
 T = TypeVar("T")
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, readable by nobody else
+_PATIENCE: Final = 3
+"""Attempts to open the database after which a copy stands in."""
+_MOST_REMEMBERED: Final = 100_000
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 """Seconds between two attempts to open a database that cannot be opened."""
@@ -72,6 +76,8 @@ class Store:
         self._path = path
         self._copy: Path | None = None
         """A copy in memory that stands in while the disk can only be read."""
+        self._outcomes: list[Settlement] = []
+        """What came of deliveries meanwhile."""
         self._hints: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     @classmethod
@@ -127,7 +133,7 @@ class Store:
 
     async def _bring_back(self, error: StoreError) -> repair.Mended | None:
         """Try until the database can be written again; meanwhile let the lanes read from a copy in memory."""
-        mended, pause = None, _FIRST_PAUSE
+        mended, pause, failures = None, _FIRST_PAUSE, 0
         while True:
             try:
                 if self._copy is None:
@@ -141,7 +147,8 @@ class Store:
             else:
                 await self._drop_copy()
                 return mended
-            if self._copy is None:
+            failures += 1
+            if self._copy is None and failures >= _PATIENCE:
                 await self._serve_from_copy()
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -153,8 +160,11 @@ class Store:
         def begin(raw: sqlite3.Connection) -> None:
             # what this session had claimed before is nobody's any more either
             deliver.recover(raw, None, ripe_at, now, trusted=trusted)
+            deliver.settle_late(raw, outcomes, self._session, now, trusted=trusted)
 
+        outcomes = list(self._outcomes)
         connection = await _open(storage, begin)
+        del self._outcomes[: len(outcomes)]
         self._committer.fail(StoreFailedError("The database is being opened anew."))
         await self._close_connections()
         self._connection = connection
@@ -162,7 +172,7 @@ class Store:
         self._committer.resume(connection)
 
     async def _serve_from_copy(self) -> None:
-        """Where the disk can only be read: what can be read is still sent. What comes of it is forgotten at the end."""
+        """Where the disk can only be read, what can be read is still sent; what comes of it is remembered."""
         try:
             self._copy = await asyncio.to_thread(_copy_to_memory, self._storage)
             await self._serve_from(self._copy)
@@ -308,8 +318,23 @@ class Store:
         freed = await self._committer.commit(
             lambda raw: deliver.settle(raw, settlements, self._session, now, trusted=trusted)
         )
+        self._remember(settlements)
         for name in freed:
             self._hints[name].set()
+
+    async def settle_late(self, settlements: Sequence[Settlement]) -> None:
+        """Record outcomes whose deliveries may have been given back meanwhile: what is known need not be sent again."""
+        now, trusted = self._clock.now(), self._clock.trusted()
+        await self._committer.commit(
+            lambda raw: deliver.settle_late(raw, settlements, self._session, now, trusted=trusted)
+        )
+        self._remember(settlements)
+        self._hint_all()
+
+    def _remember(self, settlements: Sequence[Settlement]) -> None:
+        """Keep outcomes that only the copy in memory knows, for the database when it is back."""
+        if self._copy is not None:
+            self._outcomes += [s for s in settlements if s.state is not DeliveryState.QUEUED][-_MOST_REMEMBERED:]
 
     async def ripe(self) -> bool:
         """Whether `ripen` would find anything; asked first, as a commit wears the card and a question does not."""
