@@ -280,7 +280,11 @@ def test_what_once_failed_and_what_is_usual_is_taken(target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_edited_inputs_are_taken_or_refused(target: str) -> None:
     @settings(
-        max_examples=max(EXAMPLES // 20, 60), deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
+        max_examples=max(EXAMPLES // 20, 60),
+        deadline=None,
+        derandomize=not EXAMPLES,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
     )
     @given(inputs(target))
     def fuzz(data: bytes) -> None:
