@@ -31,6 +31,8 @@ ROOT: Final = Path(__file__).parent.parent
 def loops() -> None:
     try:
         preflight.loop_devices()
+    except preflight.NoLoopDeviceError as e:  # not a tool: nothing that could be installed would help
+        pytest.skip(f"NOT TESTED: {e}")
     except preflight.MissingError as e:
         missing(str(e))
 

@@ -21,6 +21,10 @@ class MissingError(Exception):
     """The machine lacks something; the text says what, and how to get it."""
 
 
+class NoLoopDeviceError(MissingError):
+    """The kernel of this machine gives no loop device; no package and no right can help."""
+
+
 def root() -> None:
     """Ask for the rights to mount. Raises `MissingError`."""
     if os.geteuid() != 0:
@@ -41,13 +45,13 @@ def loop_devices() -> None:
     for name in ("losetup", "mount", "umount", "mkfs.ext4", "e2fsck"):
         tool(name)
     if not Path("/dev/loop-control").exists():
-        raise MissingError(
+        raise NoLoopDeviceError(
             "there is no /dev/loop-control, so no file can be mounted. Load the module (modprobe loop); in a "
             "container, give it the device and the right to mount (--privileged)."
         )
     asked = subprocess.run([tool("losetup"), "--find"], capture_output=True, text=True, check=False)
     if asked.returncode != 0:
-        raise MissingError(f"there is no free loop device: {asked.stderr.strip()}")
+        raise NoLoopDeviceError(f"there is no free loop device: {asked.stderr.strip()}")
 
 
 def tracer() -> str:
