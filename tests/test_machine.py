@@ -739,7 +739,7 @@ class Machine(RuleBasedStateMachine):
         world, ledger = self.world, self.world.ledger
         ledger.over |= {content for content in ledger.acknowledged - self.files() if self.is_over(content)}
         before = {(name, content) for name, given in ledger.given.items() for content in given}
-        for name, given in ledger.given.items():  # as often as before: what had expired in between is not known any more
+        for name, given in ledger.given.items():  # as often as before: what expired is forgotten
             ledger.allowed.update((name, content) for content in given)
         ledger.touched |= set(self.states())
         ledger.refused |= ledger.held
