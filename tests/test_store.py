@@ -629,6 +629,21 @@ async def test_an_outcome_that_comes_after_its_delivery_was_given_back_is_record
     assert await states(store) == {1: "accepted", 2: "accepted", 3: "cancelled", 4: "queued"}
 
 
+async def test_an_outcome_never_meets_another_delivery_that_has_its_number_in_a_database_made_anew(
+    tmp_path: Path, clock: ManualClock, opened: Opener
+) -> None:
+    old = (await opened(tmp_path / "old", clock)).store
+    await fates(old, instance(1), instance(2))
+    first, second = await old.claim("pacs", 2)
+    new = (await opened(tmp_path / "new", clock)).store
+    await fates(new, instance(2), instance(3))  # whose deliveries are 1 and 2
+    assert len(await new.claim("pacs", 1)) == 1
+    with pytest.raises(StoreError, match="Object 1 is not being sent"):
+        await new.settle([settled(first, S.ACCEPTED)])
+    await new.settle_late([settled(first, S.ACCEPTED), settled(second, S.ACCEPTED)])
+    assert await states(new) == {2: "accepted", 3: "queued"}
+
+
 async def test_a_disk_that_fails_is_opened_anew_and_what_is_known_is_kept(
     tmp_path: Path, clock: ManualClock, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -747,11 +762,11 @@ async def test_what_one_session_claims_no_other_can_claim_or_settle(
     mine = await ours.store.claim("pacs", 1)
     (other,) = await theirs.store.claim("pacs", 5)
     assert other.instance == 2
-    with pytest.raises(StoreError, match="Delivery 1 is not being sent by this session"):
+    with pytest.raises(StoreError, match="Object 1 is not being sent to pacs by this session"):
         await theirs.store.settle([settled(other, S.ACCEPTED), settled(mine[0], S.ACCEPTED)])
     assert await states(ours.store) == {1: "sending", 2: "sending"}, "one that is not ours undoes the whole batch"
     await ours.store.settle([settled(mine[0], S.ACCEPTED)])
-    with pytest.raises(StoreError, match="Delivery 1 is not being sent"):
+    with pytest.raises(StoreError, match="Object 1 is not being sent"):
         await ours.store.settle([settled(mine[0], S.HELD)])
     assert await states(ours.store) == {1: "accepted", 2: "sending"}
     await theirs.close()
@@ -1104,8 +1119,9 @@ class QueueMachine(RuleBasedStateMachine):
         d = self.model.deliveries.get(number)
         if d is not None and d.session == session:
             return
-        one = Settlement(delivery=number, instance=1, destination="pacs", state=S.ACCEPTED)
-        with pytest.raises(StoreError, match="is not being sent by this session"):
+        instance, destination = (d.instance, d.destination) if d is not None else (99, "pacs")
+        one = Settlement(delivery=number, instance=instance, destination=destination, state=S.ACCEPTED)
+        with pytest.raises(StoreError, match="is not being sent to .* by this session"):
             self.commit(lambda raw: deliver.settle(raw, [one], session, 0.0, trusted=True))
 
     @rule(verb=st.sampled_from(sorted(people._VERBS)), choice=choices)

@@ -51,11 +51,12 @@ _CLAIM: Final = """UPDATE delivery SET state = 'sending', session = ?1, attempts
     RETURNING id, instance, strikes, priority"""
 _PARCEL: Final = """SELECT sop_class_uid, transfer_syntax_uid, sop_instance_uid, length, offset, digest, calling
     FROM instance WHERE id = ?"""
+# by instance and destination, not by the row's own number: in a database that was made anew that is another delivery's
 _SETTLE: Final = """UPDATE delivery SET state = ?1, session = NULL, code = ?2, detail = ?3, not_before = ?4,
     strikes = ?5, changed_at = ?6, attempts = attempts - ?7
-    WHERE id = ?8 AND state = 'sending' AND session = ?9"""
+    WHERE instance = ?8 AND destination = ?9 AND state = 'sending' AND session = ?10 RETURNING id"""
 _TAKE_BACK: Final = """UPDATE delivery SET state = 'sending', session = ?, changed_at = ?
-    WHERE id = ? AND state = 'queued'"""
+    WHERE instance = ? AND destination = ? AND state = 'queued'"""
 _FOLLOW: Final = "UPDATE delivery SET behind = NULL WHERE behind = ? RETURNING destination"
 
 
@@ -83,14 +84,12 @@ def settle(
     for s in settlements:
         if not may_move(DeliveryState.SENDING, s.state):
             raise StoreError(f"A delivery cannot go from sending to {s.state}.")
-        changed = raw.execute(
-            _SETTLE,
-            (s.state, s.code, s.detail, s.not_before, s.strikes, now, not s.attempted, s.delivery, session),
-        ).rowcount
-        if changed != 1:
-            raise NotOursError(f"Delivery {s.delivery} is not being sent by this session.")
+        outcome = (s.state, s.code, s.detail, s.not_before, s.strikes, now, not s.attempted)
+        changed = raw.execute(_SETTLE, (*outcome, s.instance, s.destination, session)).fetchall()
+        if len(changed) != 1:
+            raise NotOursError(f"Object {s.instance} is not being sent to {s.destination} by this session.")
         if s.state is not DeliveryState.QUEUED:
-            freed |= {row[0] for row in raw.execute(_FOLLOW, (s.delivery,)).fetchall()}
+            freed |= {row[0] for row in raw.execute(_FOLLOW, changed[0]).fetchall()}
     write(
         raw,
         [
@@ -115,7 +114,7 @@ def settle_late(
 ) -> None:
     """Record outcomes whose deliveries may have been given back meanwhile; those that went on stay as they are."""
     for settlement in settlements:
-        raw.execute(_TAKE_BACK, (session, now, settlement.delivery))
+        raw.execute(_TAKE_BACK, (session, now, settlement.instance, settlement.destination))
         with contextlib.suppress(NotOursError):
             settle(raw, [settlement], session, now, trusted=trusted)
 
