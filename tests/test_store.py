@@ -1121,7 +1121,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         instance, destination = (d.instance, d.destination) if d is not None else (99, "pacs")
         one = Settlement(delivery=number, instance=instance, destination=destination, state=S.ACCEPTED)
-        with pytest.raises(StoreError, match="is not being sent to .* by this session"):
+        with pytest.raises(StoreError, match=r"is not being sent to .* by this session"):
             self.commit(lambda raw: deliver.settle(raw, [one], session, 0.0, trusted=True))
 
     @rule(verb=st.sampled_from(sorted(people._VERBS)), choice=choices)
