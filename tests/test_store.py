@@ -644,6 +644,24 @@ async def test_an_outcome_never_meets_another_delivery_that_has_its_number_in_a_
     assert await states(new) == {2: "accepted", 3: "queued"}
 
 
+@pytest.mark.parametrize("before", [0, 1], ids=["the first", "not the first"])
+async def test_a_decision_that_was_salvaged_stands_when_its_delivery_is_made_again(store: Store, before: int) -> None:
+    for number in range(10, 10 + before):  # tallies at none, and at none again
+        await fates(store, instance(number))
+        await store.settle([settled(p, S.ACCEPTED) for p in await store.claim("pacs", 9)])
+    await store._committer.commit(
+        lambda raw: raw.executemany(
+            "INSERT INTO salvaged VALUES (?, 'pacs', ?, ?, 'x')", [(1, "held", "HELD"), (2, "cancelled", "CANCELLED")]
+        )
+    )
+    await fates(store, *(instance(n) for n in range(1, 4)))
+    assert {n: s for n, s in (await states(store)).items() if n < 10} == {1: "held", 2: "cancelled", 3: "queued"}
+    assert [p.instance for p in await store.claim("pacs", 9)] == [3]
+    tallies = {key: t.instances for key, t in (await store.reading.tallies()).items() if t.instances}
+    expected = {("", "owed"): 2, ("pacs", "held"): 1, ("pacs", "cancelled"): 1, ("pacs", "sending"): 1}
+    assert tallies == expected | ({("pacs", "accepted"): before} if before else {})
+
+
 async def test_a_disk_that_fails_is_opened_anew_and_what_is_known_is_kept(
     tmp_path: Path, clock: ManualClock, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

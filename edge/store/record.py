@@ -14,6 +14,7 @@ import msgspec
 from edge.model import Header, Instance, Source
 from edge.routing import Leg
 from edge.states import WAITING, DeliveryState
+from edge.store.people import CLOSE_RANKS
 from edge.store.trail import Mark, write
 
 
@@ -36,6 +37,12 @@ class Recorded(msgspec.Struct, frozen=True):
     """Whether another content with this SOP Instance UID is here too."""
 
 
+_ANY_SALVAGED: Final = "SELECT EXISTS (SELECT 1 FROM salvaged)"
+_SALVAGED: Final = """UPDATE delivery SET (state, code, detail) = (
+        SELECT state, code, detail FROM salvaged s WHERE s.instance = delivery.instance
+        AND s.destination = delivery.destination
+    ) WHERE instance = ?1 AND state = 'queued'
+    AND destination IN (SELECT destination FROM salvaged WHERE instance = ?1) RETURNING id"""
 _KNOWN: Final = "SELECT 1 FROM instance WHERE id = ?"
 _SAME_UID: Final = """SELECT id, digest = ?2 AND transfer_syntax_uid = ?3 FROM instance
     WHERE sop_instance_uid = ?1 AND state = 'stored' ORDER BY id DESC"""
@@ -106,6 +113,7 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
         ),
     )
     _deliver(raw, instance.id, instance, legs, behind=bool(found))
+    _keep_decisions(raw, instance.id)
     write(raw, [_mark(instance, instance.id, "received", detail)])
     return Recorded(instance.id, Fate.NEW, twin=bool(found))
 
@@ -155,6 +163,7 @@ def route(raw: sqlite3.Connection, routed: Sequence[tuple[int, Sequence[Leg]]], 
             values = (number, leg.destination, leg.priority, leg.needs_proof, length, None, now)
             raw.execute(_DELIVERY, values)
         raw.execute("UPDATE instance SET owed = ?, unrouted = 0 WHERE id = ?", (len(legs), number))
+        _keep_decisions(raw, number)
 
 
 def _deliver(raw: sqlite3.Connection, number: int, instance: Instance, legs: Sequence[Leg], *, behind: bool) -> int:
@@ -178,6 +187,12 @@ def _deliver(raw: sqlite3.Connection, number: int, instance: Instance, legs: Seq
         if behind:
             raw.execute(_SUCCESSOR, asked)
     return made
+
+
+def _keep_decisions(raw: sqlite3.Connection, number: int) -> None:
+    """Put aside what people had put aside in a database that was lost, before any lane can see it."""
+    if raw.execute(_ANY_SALVAGED).fetchone()[0]:
+        raw.executemany(CLOSE_RANKS, raw.execute(_SALVAGED, (number,)).fetchall())
 
 
 def _mark(instance: Instance, number: int, event: str, detail: str) -> Mark:

@@ -148,7 +148,7 @@ _SECOND: Final = (
     f"""UPDATE instance SET settled_at = 0 WHERE unrouted = 0 AND owed = 0
         AND EXISTS (SELECT 1 FROM delivery WHERE instance = instance.id)
         AND NOT EXISTS (SELECT 1 FROM delivery WHERE instance = instance.id AND ({_OPEN}))""",
-    # what people had decided, out of a damaged database: takes effect where the delivery is made again
+    # what people had decided, out of a damaged database: takes effect when the delivery is made again
     """CREATE TABLE salvaged (
         instance INTEGER NOT NULL,
         destination TEXT NOT NULL,
@@ -157,12 +157,6 @@ _SECOND: Final = (
         detail TEXT NOT NULL,
         PRIMARY KEY (instance, destination)
     ) STRICT, WITHOUT ROWID""",
-    """CREATE TRIGGER delivery_salvaged AFTER INSERT ON delivery
-        WHEN EXISTS (SELECT 1 FROM salvaged WHERE instance = NEW.instance AND destination = NEW.destination) BEGIN
-        UPDATE delivery SET (state, code, detail) = (
-                SELECT state, code, detail FROM salvaged WHERE instance = NEW.instance AND destination = NEW.destination
-            ) WHERE id = NEW.id AND state = 'queued';
-    END""",
     # where the slow check of every file's digest has come to
     "CREATE TABLE audit (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL) STRICT",
     "INSERT INTO audit VALUES (1, 0)",
