@@ -34,6 +34,15 @@ class Queue:
     study: list[DicomObject]
 
 
+def enqueue(edge: Edge, study: list[DicomObject]) -> None:
+    """Send everything, and wait until all of it is queued."""
+    with RawSender(edge.port) as sender:
+        sender.associate([(study[0].sop_class_uid, [study[0].transfer_syntax_uid])])
+        assert [sender.store(o) for o in study] == [0] * len(study)
+        sender.release()
+    wait_for(lambda: edge.tally("pacs").get("queued") == len(study), 20, "all indexed")
+
+
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory: pytest.TempPathFactory) -> Queue:
     """120 objects for a PACS that is away: one cancelled, one held; and free pages in the database."""
@@ -42,11 +51,7 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Queue:
     with RawReceiver() as away:
         away.stop()
         with Edge(folder, dimse("pacs", away.port)) as edge:
-            with RawSender(edge.port) as sender:
-                sender.associate([(study[0].sop_class_uid, [study[0].transfer_syntax_uid])])
-                assert [sender.store(o) for o in study] == [0] * len(study)
-                sender.release()
-            wait_for(lambda: edge.tally("pacs").get("queued") == len(study), 20, "all indexed")
+            enqueue(edge, study)
             edge.command("cancel", study[CANCELLED].sop_instance_uid, "--reason", "sent by hand")
             edge.command("hold", study[HELD].sop_instance_uid)
             edge.stop()
@@ -140,11 +145,7 @@ def test_a_log_that_was_removed_costs_decisions_and_no_object(tmp_path: Path) ->
     with RawReceiver() as pacs:
         pacs.stop()
         with Edge(tmp_path, dimse("pacs", pacs.port)) as edge:
-            with RawSender(edge.port) as sender:
-                sender.associate([(study[0].sop_class_uid, [study[0].transfer_syntax_uid])])
-                assert [sender.store(o) for o in study] == [0] * len(study)
-                sender.release()
-            wait_for(lambda: edge.tally("pacs").get("queued") == len(study), 20, "all indexed")
+            enqueue(edge, study)
             edge.kill()
             (edge.storage / "db" / f"{FILE}-wal").unlink()
             pacs.start()

@@ -1,7 +1,8 @@
-"""Deletion of what every destination has: after the time kept, or early where room is short; never anything else.
+"""Deletion of what every destination has: after the time kept, or early where room is short; never what one lacks.
 
 The rows decide; a tombstone is committed before its file is unlinked, so a cut in between leaves a file that the next
-start deletes, and never a row that claims a file that is gone.
+start deletes, and never a row that claims a file that is gone. Where room is short, objects that were refused and set
+aside go first: their senders know.
 """
 
 import asyncio
@@ -85,7 +86,7 @@ class Retention:
 
     async def _delete(self, age: float, most: int, why: str) -> int:
         """Delete one batch of what has been settled for ``age`` seconds; how many."""
-        due = [number for number, _ in await self._store.settled(age, most)]
+        due = await self._store.settled(age, most)
         if not due:
             return 0
         gone = await self._store.expire(due, why)

@@ -206,19 +206,20 @@ def _mark(instance: Instance, number: int, event: str, detail: str) -> Mark:
     )
 
 
-_LOSE: Final = "UPDATE instance SET state = 'lost' WHERE id = ? AND state = 'stored'"
+_RESTATE: Final = "UPDATE instance SET state = ? WHERE id = ? AND state = ?"
 
 
 def lose(raw: sqlite3.Connection, ids: Sequence[int], now: float, *, trusted: bool) -> None:
     """Mark instances whose file is gone, so that the same bytes sent again are a new instance and not a duplicate."""
-    lost = [number for number in ids if raw.execute(_LOSE, (number,)).rowcount]
-    write(raw, [Mark(instance=number, at=now, clock_trusted=trusted, event="lost") for number in lost])
-
-
-_FIND: Final = "UPDATE instance SET state = 'stored' WHERE id = ? AND state = 'lost'"
+    _restate(raw, ids, "stored", "lost", Mark(instance=0, at=now, clock_trusted=trusted, event="lost"))
 
 
 def find(raw: sqlite3.Connection, ids: Sequence[int], now: float, *, trusted: bool) -> None:
     """Mark instances as stored whose file was lost and is there again."""
-    found = [number for number in ids if raw.execute(_FIND, (number,)).rowcount]
-    write(raw, [Mark(instance=number, at=now, clock_trusted=trusted, event="found") for number in found])
+    _restate(raw, ids, "lost", "stored", Mark(instance=0, at=now, clock_trusted=trusted, event="found"))
+
+
+def _restate(raw: sqlite3.Connection, ids: Sequence[int], old: str, new: str, mark: Mark) -> None:
+    """Move instances from state ``old`` to ``new``; those that moved get ``mark``."""
+    moved = [number for number in ids if raw.execute(_RESTATE, (new, number, old)).rowcount]
+    write(raw, [msgspec.structs.replace(mark, instance=number) for number in moved])

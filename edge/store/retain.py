@@ -10,7 +10,7 @@ from typing import Final
 
 from edge.store.trail import Mark, write
 
-_SETTLED: Final = """SELECT id, length FROM instance WHERE settled_at IS NOT NULL AND state = 'stored'
+_SETTLED: Final = """SELECT id FROM instance WHERE settled_at IS NOT NULL AND state = 'stored'
     AND settled_at <= (SELECT seconds FROM uptime) - ? ORDER BY settled_at, id LIMIT ?"""
 _EXPIRE: Final = """UPDATE instance SET state = 'expired', expired_at = (SELECT seconds FROM uptime)
     WHERE id = ? AND state = 'stored' AND settled_at IS NOT NULL"""
@@ -23,9 +23,9 @@ def tick(raw: sqlite3.Connection, seconds: float) -> None:
     raw.execute("UPDATE uptime SET seconds = seconds + ?", (seconds,))
 
 
-def settled(raw: sqlite3.Connection, age: float, most: int) -> list[tuple[int, int]]:
-    """Return (id, bytes) of instances whose deliveries have all been over for ``age`` seconds, the oldest first."""
-    return list(raw.execute(_SETTLED, (age, most)))
+def settled(raw: sqlite3.Connection, age: float, most: int) -> list[int]:
+    """Return the ids of instances whose deliveries have all been over for ``age`` seconds, the oldest first."""
+    return [number for (number,) in raw.execute(_SETTLED, (age, most))]
 
 
 def expire(raw: sqlite3.Connection, ids: Sequence[int], why: str, now: float, *, trusted: bool) -> list[int]:

@@ -354,8 +354,8 @@ class Store:
         """Add ``seconds`` to the uptime by which age is measured."""
         await self._commit(lambda raw: retain.tick(raw, seconds))
 
-    async def settled(self, age: float, most: int) -> list[tuple[int, int]]:
-        """Return (id, bytes) of what every destination has had for ``age`` seconds of uptime, the oldest first."""
+    async def settled(self, age: float, most: int) -> list[int]:
+        """Return the ids of what every destination has had for ``age`` seconds of uptime, the oldest first."""
         return await self.reading.run(lambda raw: retain.settled(raw, age, most))
 
     async def expire(self, ids: Sequence[int], why: str) -> list[int]:
