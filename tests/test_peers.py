@@ -294,6 +294,7 @@ def test_raw_bytes_and_what_comes_back() -> None:
             sender.send_bytes(wire.Pdu(0x2A, b"garbage").encode())
             assert sender.read_pdu() == (wire.Type.ABORT, b"\0\0\2\0")
             sender.close()
+        receiver.wait_ending()
         with RawSender(receiver.port) as sender:
             sender.associate([(objects.CT, LITTLE)])
             sender.abort(2, 6)
