@@ -31,15 +31,20 @@ from edge.forward.gate import Gate
 from edge.forward.transport import Transport
 from edge.intake.admission import DEFAULT_RESERVE, Admission, margin
 from edge.intake.door import Door
+from edge.intake.folder import FolderWatch
 from edge.intake.guard import DiskGuard
+from edge.intake.handover import HandoverService
 from edge.intake.index import Index
 from edge.intake.policy import ReceivePolicy
 from edge.intake.recovery import Recovery
 from edge.intake.scp import StoreService
+from edge.intake.taker import Taker
+from edge.intake.through import DoorReceiver
 from edge.keeping.audit import Audit
 from edge.keeping.retention import Retention
 from edge.keeping.timekeeper import Timekeeper, latest
 from edge.local import LocalServer
+from edge.model import WATCH, Source
 from edge.routing import Routing
 from edge.sdnotify import Notifier
 from edge.snapshot import Snapshot
@@ -69,8 +74,12 @@ class StartError(Exception):
 class Appliance:
     """One appliance on one storage path."""
 
-    def __init__(self, config: Config, notices: tuple[str, ...] = (), clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: Config, notices: tuple[str, ...] = (), clock: Clock | None = None, *, offline: bool = False
+    ) -> None:
+        """``offline``: it takes only what is handed over on the local socket, and delivers nothing."""
         self.config = config
+        self._offline = offline
         self.clock = clock or SystemClock(latest(config.storage.path))
         self.board = Board(self.clock)
         self.journal = Journal(self.clock)
@@ -180,16 +189,20 @@ class Appliance:
         index = Index(self._spool, self._syncer, store, admission, self.board, journal, self.clock)
         indexing = self.supervisor.service("index", index.run)
         first_id = self._identity.first_id
-        acceptor = self._acceptor(index, admission, guard)
-        lanes = self._lanes = {d.name: self._lane(d, store) for d in config.destination}
+        door = self._door(index, admission, guard)
+        receiver = DoorReceiver(door, store, self._syncer.run, journal)
+        acceptor = self._acceptor(door, admission)
+        lanes = self._lanes = {d.name: self._lane(d, store) for d in config.destination if not self._offline}
         local = LocalServer(
             config.storage.path,
             self.snapshot,
             Control(store, lambda name: _hasten(lanes, name)),
             self.supervisor.spawn,
+            HandoverService(receiver, self.board, journal, self.clock).serve,
         )
         try:
-            await self._listen(acceptor)
+            if not self._offline:
+                await self._listen(acceptor)
             await local.open()
             recover = self._recovery(store, index, first_id)
             parts_done = recover(store.mended)
@@ -198,6 +211,7 @@ class Appliance:
                 for lane in lanes.values()
             ]
             background = self._background(store, admission, ledger, guard, recover)
+            background += self._watches(store, receiver, ledger)
             admission.open("starting")
             ports = [*self.ports, *self.tls_ports]
             self._notifier.tell(f"READY=1\nSTATUS=receiving on {ports}")
@@ -330,9 +344,23 @@ class Appliance:
 
         return Audit(self._spool, self._syncer, store, self.journal, used)
 
-    def _acceptor(self, index: Index, admission: Admission, guard: DiskGuard) -> Acceptor:
+    def _watches(self, store: Store, receiver: DoorReceiver, ledger: Ledger) -> list[asyncio.Task[None]]:
+        """Start a watch for each folder of the configuration."""
+        if self._offline:
+            return []
+        services = []
+        for watch in self.config.watch:
+            called = watch.called_ae_title or self.config.receive.titles[0]
+            source = Source(door=WATCH, calling=watch.ae_title or "", called=called, address=watch.title)
+            run = self._syncer.run
+            taker = Taker(receiver, run, source, self._spool.incoming, lambda size: ledger.room() > size)
+            folder = FolderWatch(watch, taker, store, run, board=self.board, journal=self.journal, clock=self.clock)
+            services.append(self.supervisor.service(f"watch {folder.name}", folder.run))
+        return services
+
+    def _door(self, index: Index, admission: Admission, guard: DiskGuard) -> Door:
         receive = self.config.receive
-        door = Door(
+        return Door(
             self._spool,
             self._identity,
             index,
@@ -346,6 +374,9 @@ class Appliance:
             most=receive.max_object,
             destinations=len(self.config.destination),
         )
+
+    def _acceptor(self, door: Door, admission: Admission) -> Acceptor:
+        receive = self.config.receive
         return Acceptor(
             ReceivePolicy(self.config, admission, self.board, self.journal),
             {CommandField.C_STORE_RQ: StoreService(door)},

@@ -52,6 +52,34 @@ class DestinationGauge:
 
 
 @dataclass(slots=True)
+class WatchGauge:
+    """What is known of one watched folder at this moment."""
+
+    taken: int = 0
+    """Objects since the start."""
+    waiting: int = 0
+    """Files that are not finished yet, or not looked at."""
+    left: int = 0
+    """Files that were looked at and are not taken, for longer than the watch's patience."""
+
+
+@dataclass(slots=True)
+class ImportGauge:
+    """What is known of one import at this moment."""
+
+    name: str
+    media: bool
+    """Whether it reads something that somebody waits to pull out."""
+    files: int = 0
+    files_done: int = 0
+    bytes: int = 0
+    bytes_done: int = 0
+    refused: int = 0
+    over_at: float | None = None
+    """Monotonic; None while it goes on."""
+
+
+@dataclass(slots=True)
 class Board:
     """Every gauge of the box."""
 
@@ -67,12 +95,18 @@ class Board:
     unindexed_bytes: int = 0
     last_at: float | None = None
     destinations: dict[str, DestinationGauge] = field(default_factory=dict)
+    watches: dict[str, WatchGauge] = field(default_factory=dict)
+    imports: dict[int, ImportGauge] = field(default_factory=dict)
 
     def destination(self, name: str) -> DestinationGauge:
         """The gauge of the destination ``name``, made at its first use."""
         if name not in self.destinations:
             self.destinations[name] = DestinationGauge(Rate(self.clock))
         return self.destinations[name]
+
+    def watch(self, name: str) -> WatchGauge:
+        """The gauge of the watch ``name``, made at its first use."""
+        return self.watches.setdefault(name, WatchGauge())
 
     def received(self, amount: int) -> None:
         """Count one object of ``amount`` bytes that was answered with success."""

@@ -142,6 +142,10 @@ Timeout = Annotated[
     float,
     _text('a duration such as "10s"', _within(units.duration, 0.001, 86400, 'from "1ms" to "24h"')),
 ]
+Settle = Annotated[
+    float,
+    _text('a duration such as "5s"', _within(units.duration, 0.1, 86400, 'from "100ms" to "24h"')),
+]
 Bytes = Annotated[int, _text('a size such as "2GiB"', units.size)]
 ObjectSize = Annotated[
     int, _text('a size such as "16GiB"', _within(units.size, 1024, 2**50, 'from "1KiB" to "1024TiB"'))
@@ -258,9 +262,25 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """A folder whose files are taken."""
 
     path: FilePath
-    settle: Seconds = 5.0
+    name: Word | None = None
+    """What routes and findings call it; else the last part of ``path``."""
+    settle: Settle = 5.0
     """How long a file must not have changed before it is read."""
     after: Literal["move", "delete", "keep"] = "move"
+    """What becomes of a file that was taken: to ``done/`` in this folder, deleted, or left and remembered."""
+    rescan: Timeout = 30.0
+    """How often the folder is looked through where its file system tells of no change."""
+    patience: Timeout = 600.0
+    """How long a file may be there without being taken before that is a finding."""
+    ae_title: AeTitle | None = None
+    """The calling AE title that its objects are taken to have."""
+    called_ae_title: AeTitle | None = None
+    """The called AE title; else the first of ``receive``."""
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.name or self.path.name or str(self.path)
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,8 @@ import functools
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
@@ -40,10 +41,15 @@ LATER: Final = (
     # images would wait for ever
     Later("destination.type", refuse='the type "dicomweb"', only="dicomweb"),
     # images would go where the rule does not want them
-    Later("route.when", refuse="choosing what a route takes"),
+    *(
+        Later(f"route.when.{key}", refuse="choosing by it")
+        for key in (
+            *("modality", "calling", "called", "sop_class"),
+            *("study_description", "station", "source", "body_part"),
+        )
+    ),
     Later("device.language", save="en"),
     Later("modality.commitment"),
-    Later("watch"),
     Later("destination.verify", save="none"),
     Later("destination.rate_limit"),
     Later("destination.hours"),
@@ -289,6 +295,7 @@ def _names(reader: _Reader, document: Mapping[str, Any]) -> None:
             if name in seen:
                 reader.problem((key, index, "name"), f'another {key} is called "{name}" too')
             seen.add(name)
+    _watches(reader, document)
     names = [name for _, name in _each(document, "destination", "name")]
     for index, route in _tables(document, "route"):
         to = route.get("to")
@@ -298,6 +305,29 @@ def _names(reader: _Reader, document: Mapping[str, Any]) -> None:
             if isinstance(name, str) and name not in names:
                 hint = _nearest(name, names) or "; add a [[destination]] of that name"
                 reader.problem(("route", index, "to", at), f'no destination is called "{name[:64]}"{hint}')
+
+
+def _watches(reader: _Reader, document: Mapping[str, Any]) -> None:
+    """Watches that are called alike, are one inside the other, or that no route's glob can mean."""
+    seen: dict[str, PurePath] = {}
+    for index, table in _tables(document, "watch"):
+        path, name = table.get("path"), table.get("name")
+        if not isinstance(path, str) or not path:
+            continue
+        folder = PurePath(path)
+        title = name if isinstance(name, str) and name else folder.name
+        if title in seen:
+            reader.problem(("watch", index, "name"), f'another watch is called "{title[:64]}" too; give it a name')
+        elif any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in seen.values()):
+            reader.problem(("watch", index, "path"), "it lies in another watch, or that in it: files would go twice")
+        seen[title] = folder
+    for index, route in _tables(document, "route"):
+        when = route.get("when")
+        globs = when.get("watch") if isinstance(when, dict) else None
+        for glob in [globs] if isinstance(globs, str) else globs if isinstance(globs, list) else []:
+            if isinstance(glob, str) and not any(fnmatchcase(title, glob) for title in seen):
+                hint = _nearest(glob, list(seen)) or "; add a [[watch]] of that name"
+                reader.problem(("route", index, "when", "watch"), f'no watch is called "{glob[:64]}"{hint}')
 
 
 def _reports(reader: _Reader, document: Mapping[str, Any]) -> None:

@@ -157,6 +157,30 @@ CODES: Final[dict[str, Code]] = {
             "The configuration was not read again, because it has errors: {detail}",
             "Correct it until `edge check` is content, then: systemctl reload edge.",
         ),
+        _code(
+            "WATCH_MISSING",
+            _W,
+            "A watched folder cannot be read: {detail}",
+            "See that the share or disk is mounted, and that the service may read it. What is in it is safe there.",
+        ),
+        _code(
+            "WATCH_LEFT",
+            _W,
+            "Files in a watched folder are not taken: {detail}",
+            "Export what is damaged again; move away what is no DICOM. None of these files was touched.",
+        ),
+        _code(
+            "WATCH_STUCK",
+            _W,
+            "Files were taken from a watched folder, but cannot be moved or deleted there: {detail}",
+            "Give the service the right to write in that folder. The images are safe and are not sent twice.",
+        ),
+        _event(
+            "IMPORT_INCOMPLETE",
+            _W,
+            "An import did not take everything: {detail}",
+            "Insert the medium again, or run edge import again: nothing is taken twice, and it says what is wrong.",
+        ),
         _event(
             "ODD_OBJECT",
             _I,

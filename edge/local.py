@@ -34,6 +34,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+HANDOVER: Final = "handover"
+_HANDOVER: Final = msgspec.json.encode(Request(command=HANDOVER)) + b"\n"
+
+
 class NotRunningError(Exception):
     """No appliance serves this storage path."""
 
@@ -47,11 +51,14 @@ class LocalServer:
         snapshot: Callable[[], Awaitable[object]],
         control: Control,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        handover: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
     ) -> None:
+        """``handover`` serves a connection that asked to hand over objects."""
         self._path = storage / SOCKET
         self._snapshot = snapshot
         self._control = control
         self._spawn = spawn
+        self._handover = handover
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -75,8 +82,10 @@ class LocalServer:
                 line = await reader.readline()
                 writer.write(msgspec.json.encode(await self._answer(line)) + b"\n")
                 await writer.drain()
-        except (TimeoutError, ConnectionError, ValueError):
-            pass  # the asker is gone, or sent no line
+            if line == _HANDOVER:
+                await self._handover(reader, writer)
+        except (TimeoutError, ConnectionError, ValueError, StoreError):
+            pass  # the asker is gone, or sent no line; what it was handing over it still has
         finally:
             writer.close()
 
@@ -85,6 +94,8 @@ class LocalServer:
             request = msgspec.json.decode(line, type=Request)
             if request.command == "status":
                 return Reply(result=await self._snapshot())
+            if request.command == HANDOVER:
+                return Reply(result=True)
             if request.command in VERBS:
                 number = await self._control.act(
                     request.command,
@@ -109,19 +120,34 @@ def socket_address(path: Path) -> str:
 
 async def ask(storage: Path, request: Request) -> Any:
     """Ask the appliance on ``storage``. Raises `NotRunningError`, `StoreError` where it says no."""
+    _, writer, result = await _ask(storage, request)
+    writer.close()
+    return result
+
+
+async def hand_over(storage: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to hand over objects. Raises `NotRunningError`, `StoreError`."""
+    reader, writer, _ = await _ask(storage, Request(command=HANDOVER))
+    return reader, writer
+
+
+async def _ask(storage: Path, request: Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Any]:
     try:
         async with asyncio.timeout(_PATIENCE):
             reader, writer = await asyncio.open_unix_connection(socket_address(storage / SOCKET), limit=_MOST * 16)
             try:
                 writer.write(msgspec.json.encode(request) + b"\n")
                 line = await reader.readline()
-            finally:
+            except BaseException:
                 writer.close()
+                raise
     except (OSError, TimeoutError) as e:
         raise NotRunningError(f"No appliance answers on {storage}.") from e
     if not line:
+        writer.close()
         raise NotRunningError(f"The appliance on {storage} is stopping.")
     reply = json.loads(line)
     if reply["error"]:
+        writer.close()
         raise StoreError(reply["error"])
-    return reply["result"]
+    return reader, writer, reply["result"]

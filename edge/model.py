@@ -13,6 +13,11 @@ PRIORITIES: Final = ("stat", "routine", "background")
 
 ROUTINE: Final = PRIORITIES.index("routine")
 
+WATCH: Final = "watch"
+IMPORT: Final = "import"
+DIMSE: Final = "dimse"
+"""The doors."""
+
 
 class Kind(msgspec.Struct, frozen=True, order=True):
     """What a destination must be asked whether it takes: a SOP class in a transfer syntax."""
@@ -28,6 +33,21 @@ class Need(msgspec.Struct, frozen=True):
     calling: str
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """The file that an object was read from: what makes it the same file when it is met again."""
+
+    place: str
+    """The watch, or the import, below which ``path`` is."""
+    path: str
+    """Relative; a member of an archive follows its archive after an exclamation mark."""
+    inode: int
+    size: int
+    """Bytes of the file."""
+    mtime_ns: int
+    ctime_ns: int
+    """Nanoseconds since 1970, as its file system says."""
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Who brought an object, and through which door."""
 
@@ -38,7 +58,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     called: str = ""
     """Called AE title."""
     address: str = ""
-    """IP address of the peer, or the folder's name."""
+    """IP address of the peer, or the name of the watch or import."""
+    file: Origin | None = None
+    """Where it was read from; None for what came over the network."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,12 +3,13 @@
 Pure: configuration in, orders out. No route means every destination.
 """
 
+from fnmatch import fnmatchcase
 from typing import Final
 
 import msgspec
 
-from edge.config import Config
-from edge.model import PRIORITIES, ROUTINE, Header, Source
+from edge.config import Config, When
+from edge.model import PRIORITIES, ROUTINE, WATCH, Header, Source
 
 _PROVES: Final = frozenset({"commitment", "query", "commitment-or-query"})
 
@@ -30,13 +31,22 @@ class Routing:
         self._proof = {d.name: d.verify in _PROVES for d in config.destination}
         self._routes = config.route
 
-    def legs(self, header: Header, source: Source) -> tuple[Leg, ...]:  # noqa: ARG002 - rules look at them
+    def legs(self, header: Header, source: Source) -> tuple[Leg, ...]:  # noqa: ARG002 - rules will look at both
         """Return the destinations of an object, each once, with the most urgent priority that any route gives it."""
         if not self._routes:
             return tuple(Leg(name, ROUTINE, proof) for name, proof in self._proof.items())
         urgency: dict[str, int] = {}
         for route in self._routes:
+            if not _matches(route.when, source):
+                continue
             priority = PRIORITIES.index(route.priority)
             for name in route.to or self._proof:
                 urgency[name] = min(priority, urgency.get(name, priority))
         return tuple(Leg(name, priority, self._proof[name]) for name, priority in urgency.items())
+
+
+def _matches(when: When, source: Source) -> bool:
+    """Whether a route takes what came from ``source``."""
+    if not when.watch:
+        return True
+    return source.door == WATCH and any(fnmatchcase(source.address, glob) for glob in when.watch)

@@ -81,6 +81,28 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True):
     autonomy_seconds: int | None
 
 
+class WatchStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One watched folder. ``taken``: objects since the start of the process; ``waiting`` and ``left``: files."""
+
+    name: str
+    taken: int
+    waiting: int
+    left: int
+
+
+class ImportStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """An import that goes on, or has ended a moment ago."""
+
+    name: str
+    media: bool
+    over: bool
+    files: int
+    files_done: int
+    bytes: int
+    bytes_done: int
+    refused: int
+
+
 class ClockStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the wall clock may be believed."""
 
@@ -110,5 +132,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     queue: Queue
     destinations: list[Destination]
     storage: Storage
+    watches: list[WatchStatus] = []
+    imports: list[ImportStatus] = []
     clock: ClockStatus
     findings: list[FindingStatus]

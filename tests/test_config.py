@@ -169,7 +169,6 @@ def test_what_is_not_acted_on_is_said() -> None:
     assert parse(TAKEN).notices == (
         "device.language",
         "modality.CT1.commitment",
-        "[[watch]]",
         "destination.pacs.verify",
         "destination.pacs.hours",
         "destination.pacs.rate_limit",
@@ -223,8 +222,8 @@ def test_values_are_read_as_the_types_say() -> None:
             'line 3: destination.cloud.type: the type "dicomweb" is not in this version yet',
         ),
         (
-            PACS + '[[route]]\nto = ["pacs"]\nwhen = { modality = ["CT", "MR"], calling = "A*" }',
-            "line 8: route[1].when: choosing what a route takes is not in this version yet",
+            PACS + '[[route]]\nto = ["pacs"]\nwhen = { watch = "x", calling = "A*" }\n[[watch]]\npath = "/x"',
+            "line 8: route[1].when.calling: choosing by it is not in this version yet",
         ),
     ],
 )
@@ -470,7 +469,7 @@ modality = 5
         ["line 13", "destination.cloud.type"],
         ["line 14", "destination.cloud.password"],
         ["line 17", "route[1].to[2]"],
-        ["line 18", "route[1].when"],
+        ["line 19", "route[1].when.modality"],
         ["line 19", "route[1].when.modality"],
     ]
 

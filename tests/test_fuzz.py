@@ -29,7 +29,7 @@ from edge import configfile
 from edge.clock import SystemClock
 from edge.control import Control
 from edge.dicom import command as dimse
-from edge.dicom import header, part10, pdu
+from edge.dicom import elements, header, part10, pdu
 from edge.dicom.acceptor import Acceptor, Capacity, Peer
 from edge.dicom.association import Association, Discard, Limits, Message
 from edge.dicom.command import CommandField
@@ -130,6 +130,9 @@ def fuzz_local(data: bytes) -> None:
     async def nothing() -> object:
         return None
 
+    async def never(*_: object) -> None:
+        raise AssertionError("nothing was handed over")
+
     class Refusing(Control):
         def __init__(self) -> None:
             super().__init__(msgspec.UNSET, lambda _: None)  # type: ignore[arg-type]
@@ -141,7 +144,7 @@ def fuzz_local(data: bytes) -> None:
             assert isinstance(choice, Choice)
             return int(force)
 
-    server = LocalServer(Path(), nothing, Refusing(), lambda *_: None)
+    server = LocalServer(Path(), nothing, Refusing(), lambda *_: None, never)
     try:
         (reply,) = run_to_end(server._answer(data))
     except ValueError:  # whoever sends no text gets no answer
@@ -312,7 +315,7 @@ def item(tag: int, length: int) -> bytes:
 
 def element(group: int, number: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
     size = len(value) if length is None else length
-    if vr in header._LONG_VRS:
+    if vr in elements.LONG_VRS:
         return struct.pack("<HH2sHL", group, number, vr, 0, size) + value
     return struct.pack("<HH2sH", group, number, vr, size) + value
 
@@ -550,7 +553,7 @@ def write_seeds() -> None:
             legs=(Leg("pacs", 1, needs_proof=True),),
         )
     )
-    head = part10.begin(CT, "1.2.3", EXPLICIT, seals.room(2))
+    head = part10.begin(CT, "1.2.3", EXPLICIT, seals.room(2, Source(door="dimse")))
     file = part10.sealed(head, source="EDGE", sending="CT1", receiving="EDGE", private=seal)
     config = """[device]\nname = "north"\n[storage]\npath = "/var/lib/dicom-edge"\nreserve = "2 GiB"
 [receive]\nae_title = "EDGE"\nport = 11112\n[[modality]]\nname = "ct"\nae_title = "CT1"\naddress = "10.0.0.7"

@@ -16,7 +16,7 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from edge.dicom import header
+from edge.dicom import elements, header
 from edge.dicom.header import MAX_READ, read_header
 from edge.model import Header
 
@@ -90,7 +90,7 @@ def encode(dataset: Dataset, syntax: str = EXPLICIT) -> bytes:
 def element(tag: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
     size = len(value) if length is None else length
     group, number = divmod(tag, 1 << 16)
-    if vr in header._LONG_VRS:
+    if vr in elements.LONG_VRS:
         return struct.pack("<HH2sHL", group, number, vr, 0, size) + value
     return struct.pack("<HH2sH", group, number, vr, size) + value
 

@@ -655,7 +655,7 @@ async def test_what_was_answered_and_not_yet_indexed_is_indexed_at_the_next_star
 async def test_deliveries_go_where_they_were_routed_when_the_object_came(tmp_path: Path) -> None:
     legs = (Leg("pacs", 1, needs_proof=True), Leg("cloud", 0, needs_proof=False))
     async with box(tmp_path) as before:
-        before.door._room *= 2
+        before.door._destinations = 2
 
         class Then(Routing):
             def legs(self, *_: object) -> tuple[Leg, ...]:

@@ -183,13 +183,17 @@ SEAL = Seal(
 def test_a_seal_comes_back_with_the_zeros_that_stand_behind_it() -> None:
     value = seals.encode(SEAL)
     assert seals.decode(value) == SEAL
-    assert seals.decode(value.ljust(seals.room(2), b"\0")) == SEAL
+    assert seals.decode(value.ljust(seals.room(2, SEAL.source), b"\0")) == SEAL
 
 
 def test_a_seal_goes_through_a_file() -> None:
     (obj,) = objects.tiny(1)
     head = sealed(
-        head_for(obj, seals.room(2)), source="EDGE", sending="CT 2", receiving="EDGE", private=seals.encode(SEAL)
+        head_for(obj, seals.room(2, SEAL.source)),
+        source="EDGE",
+        sending="CT 2",
+        receiving="EDGE",
+        private=seals.encode(SEAL),
     )
     assert seals.decode(read_meta(head + obj.dataset).private) == SEAL
 
@@ -197,7 +201,7 @@ def test_a_seal_goes_through_a_file() -> None:
 def test_a_seal_torn_at_any_byte_is_no_seal() -> None:
     value = seals.encode(SEAL)
     for keep in range(len(value)):
-        for torn in (value[:keep], value[:keep].ljust(seals.room(2), b"\0")):
+        for torn in (value[:keep], value[:keep].ljust(seals.room(2, SEAL.source), b"\0")):
             with pytest.raises(BadSealError):
                 seals.decode(torn)
 
@@ -205,7 +209,7 @@ def test_a_seal_torn_at_any_byte_is_no_seal() -> None:
 def test_a_seal_with_any_byte_changed_is_no_seal() -> None:
     value = seals.encode(SEAL)
     for at in range(len(value)):
-        wrong = bytearray(value.ljust(seals.room(2), b"\0"))
+        wrong = bytearray(value.ljust(seals.room(2, SEAL.source), b"\0"))
         wrong[at] ^= 0x20
         with pytest.raises(BadSealError):
             seals.decode(bytes(wrong))
@@ -213,7 +217,7 @@ def test_a_seal_with_any_byte_changed_is_no_seal() -> None:
 
 def test_a_place_that_was_kept_and_never_filled_is_no_seal() -> None:
     with pytest.raises(BadSealError, match="there is no seal"):
-        seals.decode(bytes(seals.room(2)))
+        seals.decode(bytes(seals.room(2, SEAL.source)))
 
 
 @pytest.mark.parametrize("destinations", [0, 1, 16])
@@ -227,8 +231,8 @@ def test_the_place_kept_is_enough_for_the_longest_seal(destinations: int) -> Non
         clock_trusted=False,
         legs=tuple(Leg("d" * 64, 2, needs_proof=False) for _ in range(destinations)),
     )
-    assert len(seals.encode(longest)) <= seals.room(destinations)
-    assert seals.room(destinations) % 2 == 0
+    assert len(seals.encode(longest)) <= seals.room(destinations, longest.source)
+    assert seals.room(destinations, longest.source) % 2 == 0
 
 
 @given(
@@ -247,7 +251,7 @@ def test_whatever_is_sealed_is_read_again(calling: str, length: int, digest: byt
         clock_trusted=False,
         legs=tuple(Leg(name, 1, needs_proof=False) for name in names),
     )
-    assert seals.decode(seals.encode(made).ljust(seals.room(len(names)), b"\0")) == made
+    assert seals.decode(seals.encode(made).ljust(seals.room(len(names), made.source), b"\0")) == made
 
 
 def test_a_row_is_made_from_seal_and_meta_alone() -> None:

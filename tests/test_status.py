@@ -12,7 +12,7 @@ import pytest
 from pynetdicom import status as reference
 
 from edge import __version__
-from edge.board import Board
+from edge.board import Board, ImportGauge
 from edge.config import Config, Device, DimseDestination
 from edge.dicom import status
 from edge.dicom.status import StatusClass, classify, meaning
@@ -144,6 +144,13 @@ CONTRACT: Final[dict[str, Any]] = {
         }
     ],
     "storage": {"free_bytes": int, "reserve_bytes": int, "autonomy_seconds": int},
+    "watches": [{"name": str, "taken": int, "waiting": int, "left": int}],
+    "imports": [
+        {
+            **{"name": str, "media": bool, "over": bool},
+            **dict.fromkeys(("files", "files_done", "bytes", "bytes_done", "refused"), int),
+        }
+    ],
     "clock": {"trusted": bool},
     "findings": [
         {"code": str, "severity": str, "component": str, "since": str, "count": int, "text": str, "advice": str}
@@ -281,9 +288,24 @@ def test_of_several_causes_the_worst_shows(causes: tuple[bool, ...]) -> None:
     assert light(seen).code == next((code for cause, code in worst_first if cause), "G1")
 
 
+async def test_a_medium_is_shown_above_everything_but_red_until_somebody_has_had_time_to_pull_it(box: Box) -> None:
+    collector = box.collector()
+    box.board.imports[1] = ImportGauge("folder", media=False)
+    box.journal.note("DELIVERIES_HELD", "destination.pacs", "x")
+    assert (await collector.snapshot()).light.code == "Y2"
+    box.board.imports[2] = stick = ImportGauge("stick", media=True)
+    assert (await collector.snapshot()).light.code == "B2"
+    stick.over_at = box.clock.monotonic()
+    box.clock.pass_time(119)
+    assert (await collector.snapshot()).light.code == "B3"
+    box.clock.pass_time(2)
+    assert (await collector.snapshot()).light.code == "Y2"
+    assert [one.name for one in (await collector.snapshot()).imports] == ["folder"]
+
+
 def test_no_light_is_told_by_colour_alone() -> None:
     lights = [shown for _, shown in _TABLE]
-    assert len({one.code for one in lights}) == len(lights) == 7
+    assert len({one.code for one in lights}) == len(lights) == 9
     assert len({(one.color, one.pattern) for one in lights}) == len(lights)
     assert all(one.text.endswith(".") for one in lights)
 
@@ -310,6 +332,8 @@ async def test_the_snapshot_has_every_key_of_the_contract(box: Box) -> None:
     gauge.rate.add(1000)
     box.board.received(100)
     box.journal.note("DESTINATION_DOWN", "destination.pacs", "it is silent.")
+    box.board.watch("us").taken = 3
+    box.board.imports[1] = ImportGauge("stick", media=True, files=2)
     collector = box.collector()
     box.clock.seconds += 1
     given = msgspec.to_builtins(await collector.snapshot())

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import keyword
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -43,6 +44,7 @@ class LazyGroup(click.Group):
         "hold": "acts",
         "release": "acts",
         "cancel": "acts",
+        "import": "importing",
         "echo": "echo",
         "demo": "demo",
     }
@@ -55,8 +57,9 @@ class LazyGroup(click.Group):
         """Import the module and return its command."""
         if cmd_name not in self.modules:
             return None
-        module = __import__(f"edge.cli.{self.modules[cmd_name]}", fromlist=[cmd_name])
-        command: click.Command = getattr(module, cmd_name)
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = __import__(f"edge.cli.{self.modules[cmd_name]}", fromlist=[name])
+        command: click.Command = getattr(module, name)
         return command
 
 

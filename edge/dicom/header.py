@@ -13,10 +13,27 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from struct import Struct
 from threading import Lock
 from typing import Final
 
+from edge.dicom.elements import (
+    BIG,
+    BIG_ENDIAN,
+    DEFLATED,
+    IMPLICIT_SYNTAXES,
+    ITEM,
+    ITEMS,
+    LITTLE,
+    LONG_HEADER,
+    LONG_VRS,
+    SEQUENCE_END,
+    SHORT_HEADER,
+    SHORT_VRS,
+    UNDEFINED,
+    VRS,
+    Layout,
+    printable,
+)
 from edge.model import Header
 
 MAX_VALUE: Final = 4096
@@ -28,12 +45,6 @@ MAX_DEPTH: Final = 64
 
 _CHUNK: Final = 8192
 _INFLATE_FIRST: Final = 1 << 16
-_UNDEFINED: Final = 0xFFFFFFFF
-_ITEMS: Final = 0xFFFE
-_ITEM: Final = 0xFFFEE000
-_SEQUENCE_END: Final = 0xFFFEE0DD
-_SHORT_HEADER: Final = 8
-_LONG_HEADER: Final = 12
 
 _CHARSET: Final = 0x00080005
 _LAST: Final = 0x00200013
@@ -57,40 +68,6 @@ _TEXTS: Final = {
     _LAST: "instance_number",
 }
 _WANTED: Final = frozenset({_CHARSET, *_UIDS, *_TEXTS})
-
-_IMPLICIT_SYNTAXES: Final = frozenset(
-    {
-        "1.2.840.10008.1.2",
-        "1.2.840.10008.1.20",  # Papyrus 3
-        "1.2.840.113619.5.2",  # GE: only its pixel data is big-endian
-    }
-)
-_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
-_DEFLATED: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
-
-_LONG_VRS: Final = frozenset(
-    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-)
-"""PS3.5 7.1.2: two reserved bytes, then a length of 32 bits."""
-_SHORT_VRS: Final = frozenset(
-    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split(b" "),
-)
-_VRS: Final = _LONG_VRS | _SHORT_VRS
-
-
-class _Layout:
-    """How elements are laid out in one byte order."""
-
-    __slots__ = ("explicit", "implicit", "long")
-
-    def __init__(self, order: str) -> None:
-        self.explicit = Struct(order + "HH2sH").unpack_from
-        self.implicit = Struct(order + "HHL").unpack_from
-        self.long = Struct(order + "L").unpack_from
-
-
-_LITTLE: Final = _Layout("<")
-_BIG: Final = _Layout(">")
 
 _EMPTY: Final = "The dataset is empty."
 _CUT: Final = "The dataset ends in the middle of an element."
@@ -119,7 +96,7 @@ def read_header(read: Callable[[int, int], bytes], length: int, transfer_syntax_
         return Header(problem=_EMPTY)
     if len(first) > length:
         first = first[:length]
-    if transfer_syntax_uid in _DEFLATED:
+    if transfer_syntax_uid in DEFLATED:
         return _read_deflated(read, length, transfer_syntax_uid, first)
     walk = _Walk(read, length, transfer_syntax_uid, first)
     return _header(walk.found, walk.run())
@@ -128,7 +105,7 @@ def read_header(read: Callable[[int, int], bytes], length: int, transfer_syntax_
 def _read_deflated(read: Callable[[int, int], bytes], length: int, syntax: str, first: bytes) -> Header:
     """Inflate a little, and more only if that was not enough (PS3.5 A.5)."""
     head = first or read(0, min(length, _CHUNK))
-    if head[4:6] in _VRS:
+    if head[4:6] in VRS:
         walk = _Walk(read, length, syntax, head)
         return _header(walk.found, walk.run())
     found: dict[int, bytes] = {}
@@ -185,9 +162,9 @@ class _Walk:
         self._position = 0
         self._budget = MAX_READ
         self._elements = MAX_ELEMENTS
-        self._explicit = syntax not in _IMPLICIT_SYNTAXES
-        self._layout = _BIG if syntax == _BIG_ENDIAN else _LITTLE
-        self._outer: list[tuple[bool, _Layout]] = []
+        self._explicit = syntax not in IMPLICIT_SYNTAXES
+        self._layout = BIG if syntax == BIG_ENDIAN else LITTLE
+        self._outer: list[tuple[bool, Layout]] = []
         """How to go on after each sequence of undefined length that is open."""
 
     def run(self) -> str:
@@ -203,15 +180,15 @@ class _Walk:
 
     def _look(self) -> None:
         """Believe the first element more than the transfer syntax: some senders confuse the two."""
-        head = self._bytes(0, _SHORT_HEADER)
+        head = self._bytes(0, SHORT_HEADER)
         if head[:2] == b"\x08\x00":
-            self._layout = _LITTLE
+            self._layout = LITTLE
         elif head[:2] == b"\x00\x08":
-            self._layout = _BIG
+            self._layout = BIG
         vr = head[4:6]
-        if vr in _VRS:
+        if vr in VRS:
             self._explicit = True
-        elif not _printable(vr):
+        elif not printable(vr):
             self._explicit = False
 
     def _plain(self) -> None:
@@ -224,15 +201,15 @@ class _Walk:
         unpack, unpack_long = self._layout.explicit, self._layout.long
         buffer, found = self._buffer, self.found
         size = len(buffer)
-        enough = size - _LONG_HEADER
+        enough = size - LONG_HEADER
         position = self._position - self._base
         for taken in range(self._elements):
             if position > enough:
                 return position, taken
             group, element, vr, length = unpack(buffer, position)
             start = position + 8
-            if vr not in _SHORT_VRS:
-                if vr not in _LONG_VRS:
+            if vr not in SHORT_VRS:
+                if vr not in LONG_VRS:
                     return position, taken
                 (length,) = unpack_long(buffer, start)
                 start += 4
@@ -248,7 +225,7 @@ class _Walk:
     def _plain_implicit(self) -> tuple[int, int]:
         unpack, buffer, found = self._layout.implicit, self._buffer, self.found
         size = len(buffer)
-        enough = size - _LONG_HEADER
+        enough = size - LONG_HEADER
         position = self._position - self._base
         for taken in range(self._elements):
             if position > enough:
@@ -270,16 +247,16 @@ class _Walk:
         head = self._head(position)
         group, element, length = self._layout.implicit(head)
         tag = group << 16 | element
-        if group == _ITEMS:
+        if group == ITEMS:
             self._delimiter(tag, length)
             return
         if tag > _LAST and not nested:
             raise _Stop
-        start = position + _SHORT_HEADER
+        start = position + SHORT_HEADER
         if self._explicit:
             size, length = self._explicit_length(head)
             start = position + size
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             self._enter(head[4:6])
             self._position = start
             return
@@ -291,10 +268,10 @@ class _Walk:
 
     def _head(self, position: int) -> bytes:
         """Give the 12 bytes in which an element begins, at least 8."""
-        head = self._bytes(position, _LONG_HEADER)
+        head = self._bytes(position, LONG_HEADER)
         if not head and position >= self._length:
             raise _Stop(_OPEN if self._outer else "")
-        if len(head) < _SHORT_HEADER:
+        if len(head) < SHORT_HEADER:
             raise _Stop(_CUT)
         self._elements -= 1
         if self._elements < 0:
@@ -313,14 +290,14 @@ class _Walk:
     def _explicit_length(self, head: bytes) -> tuple[int, int]:
         """Give the lengths of header and value (PS3.5 7.1.2), guessing where the VR is not known."""
         _group, _element, vr, length = self._layout.explicit(head)
-        if vr in _LONG_VRS or (vr not in _VRS and vr.isalpha() and vr.isupper() and not length):
-            if len(head) < _LONG_HEADER:
+        if vr in LONG_VRS or (vr not in VRS and vr.isalpha() and vr.isupper() and not length):
+            if len(head) < LONG_HEADER:
                 raise _Stop(_CUT)
-            return _LONG_HEADER, self._layout.long(head, 8)[0]
-        if _printable(vr):
-            return _SHORT_HEADER, length
+            return LONG_HEADER, self._layout.long(head, 8)[0]
+        if printable(vr):
+            return SHORT_HEADER, length
         # an implicit element in an explicit dataset
-        return _SHORT_HEADER, self._layout.implicit(head)[2]
+        return SHORT_HEADER, self._layout.implicit(head)[2]
 
     def _enter(self, vr: bytes) -> None:
         """Open a sequence of undefined length; under VR UN it is implicit little endian (PS3.5 6.2.2)."""
@@ -328,16 +305,16 @@ class _Walk:
             raise _Stop(_TOO_DEEP)
         self._outer.append((self._explicit, self._layout))
         if self._explicit and vr == b"UN":
-            self._explicit, self._layout = False, _LITTLE
+            self._explicit, self._layout = False, LITTLE
 
     def _delimiter(self, tag: int, length: int) -> None:
         """Pass an item or an end; items of undefined length are walked, others skipped (PS3.5 7.5)."""
         if not self._outer:
             raise _Stop(_STRAY)
-        self._position += _SHORT_HEADER
-        if tag == _SEQUENCE_END:
+        self._position += SHORT_HEADER
+        if tag == SEQUENCE_END:
             self._explicit, self._layout = self._outer.pop()
-        elif tag == _ITEM and length != _UNDEFINED:
+        elif tag == ITEM and length != UNDEFINED:
             self._position += length
             if self._position > self._length:
                 raise _Stop(_TOO_LONG)
@@ -356,10 +333,6 @@ class _Walk:
             self._buffer = self._read(position, ask)
             self._base, start = position, 0
         return self._buffer[start : start + n]
-
-
-def _printable(vr: bytes) -> bool:
-    return vr.isascii() and vr.decode("ascii").isprintable()
 
 
 def _header(found: dict[int, bytes], problem: str) -> Header:

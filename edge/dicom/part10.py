@@ -28,6 +28,10 @@ class NotPart10Error(Exception):
     """The bytes are no Part 10 file with a readable File Meta group."""
 
 
+class CutMetaError(NotPart10Error):
+    """The bytes end before the File Meta group does."""
+
+
 class Head(msgspec.Struct, frozen=True):
     """The bytes that stand before the dataset, and where to fill in later."""
 
@@ -123,15 +127,15 @@ def read_meta(data: bytes) -> Meta:
             else:
                 position += 8
             if position + length > len(data):
-                raise NotPart10Error("the File Meta group is cut")
+                raise CutMetaError("the File Meta group is cut")
             values[element] = data[position : position + length]
             position += length
     except error as e:
-        raise NotPart10Error(f"the File Meta group is cut: {e}") from e
+        raise CutMetaError(f"the File Meta group is cut: {e}") from e
     # only where the data ends: the group length of a whole file may be wrong or absent, and is not believed
     declared = 144 + int.from_bytes(values.get(0, b""), "little")
     if position + 8 > len(data) and (position < declared or data[position : position + 2] == b"\2\0"):
-        raise NotPart10Error("the File Meta group is cut")
+        raise CutMetaError("the File Meta group is cut")
 
     def uid(element: int) -> str:
         return values.get(element, b"").decode("latin-1").strip(" \0")

@@ -115,3 +115,8 @@ def accepts_as_storage(uid: str, *, private: bool) -> bool:
     With ``private`` any well-formed UID is, unless the standard uses it for something else.
     """
     return uid in KNOWN_STORAGE or (private and uid not in STANDARD_OTHER and valid_uid(uid))
+
+
+def is_image(sop_class_uid: str) -> bool:
+    """Whether the SOP class is one of images, all of which have pixel data (PS3.4 B.5)."""
+    return "Image Storage" in _DICTIONARY.get(sop_class_uid, ("",))[0]

@@ -23,7 +23,9 @@ from edge.intake.index import Index
 from edge.model import Header, Instance, Kind, Source
 from edge.routing import Leg, Routing
 from edge.spool import Identity, Part, Spool
+from edge.store import Recorded
 
+_TOO_LARGE: Final = "there is no room on the disk for an object of this size"
 _LONGEST_ANSWER: Final = 20.0
 """Seconds after which a sender is told to try again rather than left without an answer."""
 
@@ -50,6 +52,8 @@ class Incoming:
         self.sop_instance_uid = sop_instance_uid
         self.source = source
         self.write = part.write
+        self.recorded: asyncio.Future[Recorded | None] | None = None
+        """What came of it in the index, once `Door.finish` has returned."""
 
     @property
     def pressure(self) -> bool:
@@ -91,15 +95,19 @@ class Door:
         self._clock = clock
         self._title = title
         self._most = most
-        self._room = seals.room(destinations)
+        self._destinations = destinations
 
-    def begin(self, kind: Kind, sop_instance_uid: str, source: Source) -> Incoming:
-        """Begin an object. Raises `NoRoomError`."""
+    def begin(self, kind: Kind, sop_instance_uid: str, source: Source, expected: int = 0) -> Incoming:
+        """Begin an object, of ``expected`` bytes where that is known. Raises `NoRoomError`."""
         room = self._admission.begin()
         if room is None:
             self._board.refused += 1
             raise NoRoomError(self._admission.refusal() or "the disk is full up to its reserve")
-        head = part10.begin(kind.sop_class_uid, sop_instance_uid, kind.transfer_syntax_uid, self._room)
+        if not room.extend(expected):
+            room.release()
+            raise NoRoomError(_TOO_LARGE)
+        seal_room = seals.room(self._destinations, source)
+        head = part10.begin(kind.sop_class_uid, sop_instance_uid, kind.transfer_syntax_uid, seal_room)
         try:
             part = self._spool.create(self._identity.next_id(), len(head.data), self._most, room)
         except OSError as e:
@@ -140,7 +148,7 @@ class Door:
         part.close()
         part.room.release()
         # from here on the object is the index's: whatever is answered, it is kept
-        self._index.take(instance, legs)
+        incoming.recorded = self._index.take(instance, legs)
         if self._index.behind:
             try:
                 async with asyncio.timeout(_LONGEST_ANSWER - (self._clock.monotonic() - begun)):
@@ -156,7 +164,7 @@ class Door:
             raise RefusedError(f"the object is longer than {self._most} bytes")
         if part.no_room:
             self._board.refused += 1
-            raise NoRoomError("there is no room on the disk for an object of this size")
+            raise NoRoomError(_TOO_LARGE)
         await part.catch_up()
         header = read_header(part.read, part.length, kind.transfer_syntax_uid, bytes(part.first))
         self._check(incoming, header)

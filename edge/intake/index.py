@@ -50,20 +50,24 @@ class Index:
         self._journal = journal
         self._clock = clock
         self._waiting: deque[tuple[float, Instance, Sequence[Leg]]] = deque()
-        self._ids: set[int] = set()
+        self._fates: dict[int, asyncio.Future[Recorded | None]] = {}
         self._spares: deque[int] = deque(maxlen=_SPARES)
         self._arrived = asyncio.Event()
         self._progress = asyncio.Condition()
         self._closing = False
 
-    def take(self, instance: Instance, legs: Sequence[Leg]) -> None:
-        """Queue a sealed and synced object. It will be indexed, now or after a restart; one that waits, once."""
-        if instance.id in self._ids:
-            return
-        self._ids.add(instance.id)
+    def take(self, instance: Instance, legs: Sequence[Leg]) -> "asyncio.Future[Recorded | None]":
+        """Queue a sealed and synced object. It will be indexed, now or after a restart; one that waits, once.
+
+        The future gives its fate once that is committed; None where its file was gone.
+        """
+        if instance.id in self._fates:
+            return self._fates[instance.id]
+        fate = self._fates[instance.id] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._clock.monotonic(), instance, legs))
         self._show(instance, 1)
         self._arrived.set()
+        return fate
 
     async def caught_up(self) -> None:
         """Wait while the index is too far behind."""
@@ -87,10 +91,12 @@ class Index:
             while self._waiting:
                 begun = self._clock.monotonic()
                 batch = [(i, legs) for _, i, legs in list(self._waiting)[:_MOST_BEHIND]]
-                await self._index(batch)
+                fates = await self._index(batch)
                 for instance, _ in batch:
                     self._waiting.popleft()
-                    self._ids.discard(instance.id)
+                    fate = self._fates.pop(instance.id)
+                    if not fate.done():  # whoever waited may have given up
+                        fate.set_result(fates.get(instance.id))
                     self._show(instance, -1)
                 async with self._progress:
                     self._progress.notify_all()
@@ -108,7 +114,7 @@ class Index:
         self._board.unindexed += change
         self._board.unindexed_bytes += change * instance.length
 
-    async def _index(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> None:
+    async def _index(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> dict[int, Recorded]:
         recorded = await self._record(batch)
         while recorded is None:
             await asyncio.sleep(_RETRY)
@@ -124,6 +130,7 @@ class Index:
                 await self._syncer.run(lambda: self._unpublish(spares))
             except OSError as e:  # a spare that stays is found again at the next start
                 self._journal.note("STORAGE_ERROR", "index", e.strerror or str(e))
+        return dict(recorded)
 
     async def _record(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> list[tuple[int, Recorded]] | None:
         """Publish and record; None where that must be tried again."""

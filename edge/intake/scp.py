@@ -9,7 +9,7 @@ from edge.dicom.acceptor import Peer
 from edge.dicom.association import Association, Discard, Message
 from edge.dicom.uids import valid_uid
 from edge.intake.door import Door, MismatchError, NoRoomError, RefusedError
-from edge.model import Kind, Source
+from edge.model import DIMSE, Kind, Source
 
 _LONGEST_UID = 64
 
@@ -32,7 +32,7 @@ class StoreService:
         if not (valid_uid(command.sop_class_uid) and _storable(command.sop_instance_uid)):
             await association.receive_dataset(message, Discard())
             return status.CANNOT_UNDERSTAND, "Affected SOP UIDs missing or malformed"
-        source = Source(door="dimse", calling=peer.calling, called=peer.called, address=peer.address)
+        source = Source(door=DIMSE, calling=peer.calling, called=peer.called, address=peer.address)
         kind = Kind(command.sop_class_uid, message.context.transfer_syntax)
         try:
             incoming = self._door.begin(kind, command.sop_instance_uid, source)

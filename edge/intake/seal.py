@@ -41,9 +41,10 @@ class UnknownSealError(BadSealError):
     """The seal is whole, but another version of this program made it: the object was answered."""
 
 
-def room(destinations: int) -> int:
-    """Bytes to keep for a seal that may name so many destinations; even."""
-    return _ROOM + _ROOM_A_LEG * destinations
+def room(destinations: int, source: Source) -> int:
+    """Bytes to keep for the seal of an object from ``source`` that may name so many destinations; even."""
+    file = len(msgspec.json.encode(source.file)) if source.file else 0
+    return _ROOM + _ROOM_A_LEG * destinations + file + file % 2
 
 
 def encode(seal: Seal) -> bytes:

@@ -13,17 +13,21 @@ from edge.snapshot import (
     Destination,
     Device,
     FindingStatus,
+    ImportStatus,
     Intake,
     Problem,
     Queue,
     Snapshot,
     Storage,
+    WatchStatus,
 )
 from edge.states import WAITING, DeliveryState
 from edge.status.lights import Facts, light
 from edge.store import Reading, Tally
 
 _NONE: Final = Tally()
+_SHOWN_AFTER: Final = 120.0
+"""Seconds that an import is shown after its end."""
 
 
 class Collector:
@@ -70,6 +74,7 @@ class Collector:
             last_at=None if board.last_at is None else iso(board.last_at),
         )
         free = self._free()
+        imports = self._imports()
         moving = board.associations > 0 or any(d.sending for d in destinations)
         return Snapshot(
             taken_at=iso(clock.now()),
@@ -81,15 +86,40 @@ class Collector:
                     destinations=destinations,
                     findings=findings,
                     moving=moving,
+                    imports=imports,
                 )
             ),
             intake=intake,
             queue=self._owed(await queue_status(self._reading, tallies, clock), unindexed),
             destinations=destinations,
             storage=Storage(free_bytes=free, reserve_bytes=self._reserve, autonomy_seconds=self._autonomy(free)),
+            watches=[
+                WatchStatus(name=name, taken=w.taken, waiting=w.waiting, left=w.left)
+                for name, w in board.watches.items()
+            ],
+            imports=imports,
             clock=ClockStatus(trusted=clock.trusted()),
             findings=findings,
         )
+
+    def _imports(self) -> list[ImportStatus]:
+        """Imports that go on, and those that ended a moment ago: somebody waits to pull the medium out."""
+        now, shown = self._clock.monotonic(), self._board.imports
+        for key in [key for key, i in shown.items() if i.over_at is not None and now - i.over_at > _SHOWN_AFTER]:
+            del shown[key]
+        return [
+            ImportStatus(
+                name=i.name,
+                media=i.media,
+                over=i.over_at is not None,
+                files=i.files,
+                files_done=i.files_done,
+                bytes=i.bytes,
+                bytes_done=i.bytes_done,
+                refused=i.refused,
+            )
+            for i in shown.values()
+        ]
 
     def _owed(self, queue: Queue, unindexed: Tally) -> Queue:
         """What was answered a moment ago is owed too, though its row is not written yet."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from edge.snapshot import Destination, FindingStatus, Intake, Light
+from edge.snapshot import Destination, FindingStatus, ImportStatus, Intake, Light
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +19,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     destinations: Sequence[Destination]
     findings: Sequence[FindingStatus]
     moving: bool
+    imports: Sequence[ImportStatus] = ()
 
 
 def _has(facts: Facts, severity: str) -> bool:
@@ -50,6 +51,14 @@ _TABLE: Final[tuple[tuple[Callable[[Facts], bool], Light], ...]] = (
     (
         lambda f: _has(f, "error"),
         Light(code="R1", color="red", pattern="steady", text="Fault, still accepting images: call IT."),
+    ),
+    (
+        lambda f: any(i.media and not i.over for i in f.imports),
+        Light(code="B2", color="blue", pattern="1 Hz", text="Reading a medium: leave it in."),
+    ),
+    (
+        lambda f: any(i.media for i in f.imports),
+        Light(code="B3", color="blue", pattern="steady", text="The medium was read: it is safe to remove."),
     ),
     (
         _warned,

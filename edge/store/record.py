@@ -14,6 +14,7 @@ import msgspec
 from edge.model import Header, Instance, Source
 from edge.routing import Leg
 from edge.states import WAITING, DeliveryState
+from edge.store import taken
 from edge.store.people import CLOSE_RANKS
 from edge.store.trail import Mark, write
 
@@ -77,6 +78,10 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
     found = raw.execute(_SAME_UID, (instance.sop_instance_uid, instance.digest, kind.transfer_syntax_uid)).fetchall()
     same = next((row[0] for row in found if row[1]), None)
     detail = f"{source.calling or source.door} at {source.address}"
+    if source.file is not None:
+        if same is None and (same := taken.delivered(raw, source.file, instance.digest)) is not None:
+            legs = ()
+        taken.remember(raw, source.file, instance.id if same is None else same, instance.digest)
     if same is not None:
         missing = [leg for leg in legs if _deliver(raw, same, instance, [leg], behind=False)]
         if missing:
@@ -133,6 +138,11 @@ def _study(raw: sqlite3.Connection, header: Header) -> int:
         header.study_description,
     )
     return raw.execute(_STUDY, values).lastrowid or 0
+
+
+def stored(raw: sqlite3.Connection, sop_instance_uid: str, transfer_syntax_uid: str, digest: bytes) -> bool:
+    """Whether an object of this key is here."""
+    return any(same for _, same in raw.execute(_SAME_UID, (sop_instance_uid, digest, transfer_syntax_uid)))
 
 
 def unrouted(raw: sqlite3.Connection, most: int) -> list[tuple[int, Header, Source]]:

@@ -162,7 +162,23 @@ _SECOND: Final = (
     "INSERT INTO audit VALUES (1, 0)",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND)
+_THIRD: Final = (
+    # files that were taken, by where they were read: so that one that stays there is not taken again
+    """CREATE TABLE taken (
+        place TEXT NOT NULL,
+        path TEXT NOT NULL,
+        inode INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL,
+        ctime_ns INTEGER NOT NULL,
+        digest BLOB NOT NULL,  -- of the dataset; empty for an archive, all of whose members were taken
+        instance INTEGER NOT NULL,  -- 0 for an archive
+        at REAL NOT NULL,  -- uptime
+        PRIMARY KEY (place, path)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND, _THIRD)
 """Migration i leads from version i to version i + 1."""
 VERSION: Final = len(MIGRATIONS)
 

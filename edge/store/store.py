@@ -19,10 +19,10 @@ import structlog
 
 from edge.clock import Clock
 from edge.fsync import sync_path
-from edge.model import Header, Instance, Need, Source
+from edge.model import Header, Instance, Need, Origin, Source
 from edge.routing import Leg
 from edge.states import DeliveryState
-from edge.store import audits, deliver, people, record, repair, retain, schema
+from edge.store import audits, deliver, people, record, repair, retain, schema, taken
 from edge.store.audits import Stored
 from edge.store.committer import Committer, Work
 from edge.store.connection import (
@@ -284,6 +284,33 @@ class Store:
         await self._commit(lambda raw: record.route(raw, routed, now))
         for name in {leg.destination for _, legs in routed for leg in legs}:
             self._hints[name].set()
+
+    # files that were read
+
+    async def taken(self, origins: Sequence[Origin]) -> list[bool]:
+        """Return for each whether this very file was taken, and what was in it is not lost."""
+        return await self.reading.run(lambda raw: taken.known(raw, origins))
+
+    async def has(self, sop_instance_uid: str, transfer_syntax_uid: str, digest: bytes, origin: Origin | None) -> bool:
+        """Return whether this very object is stored, or was delivered after it was read from this very file."""
+        return await self.reading.run(
+            lambda raw: (
+                record.stored(raw, sop_instance_uid, transfer_syntax_uid, digest)
+                or (origin is not None and taken.delivered(raw, origin, digest) is not None)
+            )
+        )
+
+    async def remember(self, origin: Origin) -> None:
+        """Record that an archive was taken with all its members."""
+        await self._commit(lambda raw: taken.remember(raw, origin))
+
+    async def taken_after(self, place: str, path: str, most: int) -> list[Origin]:
+        """Return the next ``most`` files of ``place`` that were taken, by path, above ``path``."""
+        return await self.reading.run(lambda raw: taken.after(raw, place, path, most))
+
+    async def forget_taken(self, origins: Sequence[Origin]) -> None:
+        """Forget files that are not there any more."""
+        await self._commit(lambda raw: taken.forget(raw, origins))
 
     # dispatcher
 

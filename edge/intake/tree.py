@@ -1,0 +1,238 @@
+"""Folders that others write to: walked and opened without ever following a link, a device or a pipe.
+
+Every component of a path is opened on its own, below the folder before it, so that a link put in its place meanwhile
+leads nowhere. Errors are OSError; what may not be read is an entry with the reason.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import stat
+from collections.abc import Generator, Iterator
+from pathlib import Path, PurePath
+from typing import Final, Protocol
+
+import msgspec
+
+from edge.model import Origin
+
+MOST_DEEP: Final = 64
+"""Folders inside one another."""
+FIRST: Final = 1 << 20
+"""Bytes of a file read at once, when it is opened."""
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One thing in a folder: a file as it stood when it was seen, or something that is never read."""
+
+    path: str
+    """Relative to the folder that is walked."""
+    inode: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    odd: str = ""
+    """Why it is never read; empty for a file."""
+
+    def origin(self, place: str) -> Origin:
+        """Say what makes it the same file again. A name that is no UTF-8 is written out byte by byte."""
+        return Origin(
+            place=place,
+            path=os.fsencode(self.path).decode("utf-8", "backslashreplace"),
+            inode=self.inode,
+            size=self.size,
+            mtime_ns=self.mtime_ns,
+            ctime_ns=self.ctime_ns,
+        )
+
+
+class ChangedError(Exception):
+    """The file is not the one any more that was seen."""
+
+
+class Readable(Protocol):
+    """An open file whose bytes stand still."""
+
+    size: int
+    first: bytes
+    """Its beginning, up to `FIRST` bytes."""
+
+    def read(self, offset: int, count: int, /) -> bytes:
+        """Give up to ``count`` bytes from ``offset``. Raises OSError."""
+
+    def check(self) -> None:
+        """Raise `ChangedError` where it is not what it was when it was opened."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class OpenFile:
+    """A regular file of the tree."""
+
+    def __init__(self, fd: int, entry: Entry) -> None:
+        self.size = entry.size
+        self.first = b""
+        self._fd = fd
+        self._entry = entry
+
+    def load(self) -> None:
+        """Read its beginning. Raises OSError."""
+        self.first = os.pread(self._fd, min(FIRST, self.size), 0)
+
+    def read(self, offset: int, count: int, /) -> bytes:
+        """Give up to ``count`` bytes from ``offset``. Raises OSError."""
+        if offset + count <= len(self.first):
+            return self.first[offset : offset + count]
+        return os.pread(self._fd, min(count, max(0, self.size - offset)), offset)
+
+    def check(self) -> None:
+        """Raise `ChangedError` where size, times or inode are not what they were."""
+        if _entry(self._entry.path, os.fstat(self._fd)) != self._entry:
+            raise ChangedError
+
+    def busy(self) -> str:
+        """Say who still has it, as far as the system knows: a writer, or somebody who locked it."""
+        for lock in (fcntl.flock, fcntl.lockf):
+            try:
+                lock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                lock(self._fd, fcntl.LOCK_UN)
+            except BlockingIOError:
+                return "it is locked by another program"
+            except OSError:  # this file system knows no such lock
+                pass
+        try:
+            # should somebody open it for writing just now, the kernel sends a signal: one that does nothing
+            fcntl.fcntl(self._fd, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except BlockingIOError:
+            return "another program has it open for writing"
+        except OSError:  # not our file, or a file system without leases: size and time must do
+            pass
+        return ""
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
+
+
+def walk(root: Path, skip: str = "") -> Generator[Entry]:
+    """Give everything below ``root`` that is not a folder, and nothing of its folder ``skip``.
+
+    Raises OSError where ``root`` itself cannot be read.
+    """
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield from _below(fd, "", 0, skip)
+    finally:
+        os.close(fd)
+
+
+def _below(folder: int, prefix: str, depth: int, skip: str = "") -> Iterator[Entry]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = prefix + entry.name
+            if path == skip:
+                continue
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    if depth == MOST_DEEP:
+                        yield Entry(path, odd=f"it lies more than {MOST_DEEP} folders deep")
+                        continue
+                    inner = os.open(entry.name, _FOLDER, dir_fd=folder)
+                    try:
+                        yield from _below(inner, path + "/", depth + 1)
+                    finally:
+                        os.close(inner)
+                else:
+                    yield _entry(path, os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
+            except FileNotFoundError:
+                continue  # it went while we looked
+            except OSError as e:
+                yield Entry(path, odd=f"it cannot be looked at: {e.strerror or e}")
+
+
+def look(path: Path) -> Entry:
+    """Give the entry of one file, named by itself. Raises OSError."""
+    return _entry(path.name, path.lstat())
+
+
+def _entry(path: str, found: os.stat_result) -> Entry:
+    if stat.S_ISREG(found.st_mode):
+        return Entry(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    link = stat.S_ISLNK(found.st_mode)
+    return Entry(path, odd="it is a link, and links are not followed" if link else "it is no regular file")
+
+
+def open_file(root: Path, entry: Entry) -> OpenFile:
+    """Open a file for reading. Raises OSError, `ChangedError`."""
+    with _parent(root, entry.path) as (folder, name):
+        file = OpenFile(os.open(name, _FILE, dir_fd=folder), entry)
+    try:
+        file.check()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def delete(root: Path, entry: Entry) -> None:
+    """Delete a file that is still what it was; one that is gone is fine. Raises OSError, `ChangedError`."""
+    with contextlib.suppress(FileNotFoundError), _parent(root, entry.path) as (folder, name):
+        _check(folder, name, entry)
+        os.unlink(name, dir_fd=folder)
+
+
+def move(root: Path, entry: Entry, into: str) -> None:
+    """Move a file that is still what it was below the folder ``into`` of ``root``; its folders are made.
+
+    Where a file of that name lies there, a number is appended. Raises OSError, `ChangedError`.
+    """
+    with contextlib.suppress(FileNotFoundError), _parent(root, entry.path) as (folder, name):
+        _check(folder, name, entry)
+        with _parent(root, f"{into}/{entry.path}", make=True) as (target, _):
+            os.rename(name, _free_name(target, name), src_dir_fd=folder, dst_dir_fd=target)
+
+
+def exists(root: Path, path: str) -> bool:
+    """Whether something lies at ``path`` below ``root``."""
+    return os.path.lexists(root / path)
+
+
+def _check(folder: int, name: str, entry: Entry) -> None:
+    if _entry(entry.path, os.stat(name, dir_fd=folder, follow_symlinks=False)) != entry:
+        raise ChangedError
+
+
+def _free_name(folder: int, name: str) -> str:
+    number, free = 0, name
+    while True:
+        try:
+            os.stat(free, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return free
+        number += 1
+        free = f"{name}.{number}"
+
+
+@contextlib.contextmanager
+def _parent(root: Path, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+    """Open the folder in which ``path`` lies, component by component; with the last name."""
+    *folders, name = PurePath(path).parts
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, dir_fd=fd)
+            inner = os.open(folder, _FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        yield fd, name
+    finally:
+        os.close(fd)
