@@ -147,7 +147,9 @@ CONTRACT: Final[dict[str, Any]] = {
     "watches": [{"name": str, "taken": int, "waiting": int, "left": int}],
     "imports": [
         {
-            **{"name": str, "media": bool, "over": bool},
+            "name": str,
+            "media": bool,
+            "over": bool,
             **dict.fromkeys(("files", "files_done", "bytes", "bytes_done", "refused"), int),
         }
     ],

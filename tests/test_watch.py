@@ -168,7 +168,7 @@ def test_a_file_that_somebody_writes_to_or_has_locked_waits(tmp_path: Path, pacs
     objects = mr(3)
     paths = write(folder.parent / "aside", objects)
     with edge:
-        opened = (folder / "open").open("wb")  # noqa: SIM115 - all three are closed below
+        opened = (folder / "open").open("wb")
         opened.write(paths[0].read_bytes())
         opened.flush()
         for n, name in ((1, "flock"), (2, "lockf")):
