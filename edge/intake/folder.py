@@ -6,11 +6,11 @@ network shares tell nothing and events get lost. Whatever is not taken stays whe
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 from watchdog.events import FileOpenedEvent, FileSystemEvent, FileSystemEventHandler
@@ -28,11 +28,16 @@ from edge.intake.tree import ChangedError, Entry
 from edge.model import Origin
 from edge.store import Store, StoreError
 
+T = TypeVar("T")
+
 DONE: Final = "done"
 """The folder, in the watched one, into which files are moved; it is not watched."""
 
-_AT_ONCE: Final = 8
-_BATCH: Final = 256
+_SMALL: Final = 128 << 10
+_SMALL_AT_ONCE: Final = 64
+_LARGE_AT_ONCE: Final = 4
+"""Files taken at once, up to so many bytes and above: each costs its beginning in memory."""
+_BATCH: Final = 512
 _SOONEST: Final = 0.2
 _SHARE: Final = 4
 """The loop rests so many times as long as it looked, at least `_SOONEST` seconds."""
@@ -74,6 +79,8 @@ class FolderWatch:
         self._no_room = False
         self._ripe_in: float | None = None
         """Seconds from the end of the last pass to when something may be finished."""
+        self._looked = 0.0
+        """Seconds that the last pass spent on looking, not on taking."""
         self._hint = asyncio.Event()
         self._swept_at = float("-inf")
 
@@ -82,7 +89,6 @@ class FolderWatch:
         observer: BaseObserver | None = None
         try:
             while True:
-                begun = self._clock.monotonic()
                 self._hint.clear()
                 there = await self._look()
                 if there and observer is None:
@@ -90,7 +96,7 @@ class FolderWatch:
                 elif not there and observer is not None:
                     await self._run(observer.stop)
                     observer = None
-                await self._rest(begun)
+                await self._rest()
         finally:
             if observer is not None:
                 observer.stop()
@@ -113,10 +119,10 @@ class FolderWatch:
     async def _pass(self) -> None:
         """Look at every file, take those that are ripe. Raises OSError where the folder cannot be read."""
         self._settling.begin()
-        self._no_room, self._ripe_in, self._stuck = False, None, ""
+        self._no_room, self._ripe_in, self._stuck, self._looked = False, None, "", 0.0
         entries = tree.walk(self._watch.path, DONE if self._watch.after == "move" else "")
         try:
-            while batch := await self._run(lambda: list(islice(entries, _BATCH))):
+            while batch := await self._timed(self._run(lambda: list(islice(entries, _BATCH)))):
                 await self._batch(batch)
                 if self._no_room:
                     return
@@ -127,14 +133,14 @@ class FolderWatch:
 
     async def _batch(self, entries: Sequence[Entry]) -> None:
         files = [entry for entry in entries if not entry.odd]
-        known = await self._store.taken([entry.origin(self._place) for entry in files])
+        known = await self._timed(self._store.taken([entry.origin(self._place) for entry in files]))
         before = {entry.path for entry, was in zip(files, known, strict=True) if was}
         now = self._clock.monotonic()
         ripe = [entry for entry in entries if entry.path not in before and self._settling.ripe(entry, now)]
-        gate = asyncio.Semaphore(_AT_ONCE)
+        small, large = asyncio.Semaphore(_SMALL_AT_ONCE), asyncio.Semaphore(_LARGE_AT_ONCE)
 
         async def one(entry: Entry) -> None:
-            async with gate:
+            async with small if entry.size <= _SMALL else large:
                 if not self._no_room:
                     await self._take(entry)
 
@@ -190,12 +196,19 @@ class FolderWatch:
         else:
             self._journal.clear("WATCH_STUCK", component)
 
-    async def _rest(self, begun: float) -> None:
+    async def _timed(self, work: Awaitable[T]) -> T:
+        """Wait for ``work``, and count it as looking."""
+        begun = self._clock.monotonic()
+        done = await work
+        self._looked += self._clock.monotonic() - begun
+        return done
+
+    async def _rest(self) -> None:
         """Wait until something may be ripe, the file system tells of a change, or it is time to look anyway."""
         if self._no_room:
             await asyncio.sleep(_NO_ROOM_PAUSE)
             return
-        least = max(_SOONEST, _SHARE * (self._clock.monotonic() - begun))
+        least = max(_SOONEST, _SHARE * self._looked)
         await asyncio.sleep(least)
         rest = self._watch.rescan - least
         if self._ripe_in is not None:
