@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple, cast
 
 from scripts.rigs import oracle
 from scripts.rigs.scenarios import SCENARIOS
-from scripts.rigs.site import Site
-from scripts.rigs.template import STORAGE, Template
+from scripts.rigs.site import STORAGE, Site
+from scripts.rigs.template import Template
 from scripts.rigs.tracing import Point, Traced, dead, injected, injecting, once, striking
 from scripts.rigs.volume import Volume
 from tests.peers import wire

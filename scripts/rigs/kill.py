@@ -18,8 +18,8 @@ from scripts.rigs import oracle, preflight
 from scripts.rigs.ledger import Ledger
 from scripts.rigs.report import add_seed, conclude, dice, folder, positive, say
 from scripts.rigs.scenarios import SCENARIOS, NotHereError, Scenario, names
-from scripts.rigs.site import Site
-from scripts.rigs.template import STORAGE, THROUGH, Template
+from scripts.rigs.site import STORAGE, Site
+from scripts.rigs.template import THROUGH, Template
 from scripts.rigs.tracing import Point, dead, killed, striking
 from scripts.rigs.volume import Workshop
 from tests.peers.ports import wait_for
@@ -173,12 +173,16 @@ class _Sweep:
         """Read what the kill left, start on it, and let everything arrive."""
         if not pacs.running:
             pacs.start()
-        site = Site(place, pacs, ledger=ledger)
+        site = Site(place, pacs, ledger=ledger, watched=self._template.scenario.watched)
         storage = site.edge.storage
+        site.released()
         outcome.problems += oracle.kept(ledger, pacs, oracle.look(storage))
         try:
             outcome.starts.append(site.start())
             outcome.problems += oracle.wait_matching(storage)
+            if site.export.exists():
+                outcome.problems += oracle.wait_taken(site.export, storage)
+                site.released()
             outcome.problems += oracle.wait_delivered(ledger, pacs, _ARRIVAL)
         finally:
             site.edge.kill()

@@ -9,11 +9,12 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from edge.dicom import part10
 from edge.intake import seal as seals
 from scripts.rigs.ledger import Item, Ledger
+from scripts.rigs.site import HALF
 from tests.peers.ports import wait_for
 from tests.peers.receiver import RawReceiver
 
@@ -130,6 +131,23 @@ def wait_matching(storage: Path, timeout: float = 30.0) -> list[str]:
     return []
 
 
+def wait_taken(export: Path, storage: Path, timeout: float = 30.0) -> list[str]:
+    """Wait until only half copies are left in a watched folder. Says what is not taken, or was taken twice."""
+
+    def left() -> set[str]:
+        return {path.name for path in export.iterdir() if path.is_file()}
+
+    try:
+        wait_for(lambda: left() == {HALF}, timeout, "the files are taken")
+    except TimeoutError:
+        return [f"in the watched folder there is {', '.join(sorted(left())) or 'nothing'} after {timeout:g} s"]
+    files = sum(1 for path in (export / "done").iterdir())
+    rows = _ask(storage, "SELECT count(*) FROM instance WHERE door = 'watch'")
+    if rows != [(files,)]:
+        return [f"{files} files were taken, and {rows} objects are on record"]
+    return []
+
+
 def states(storage: Path) -> dict[str, int]:
     """How many instances the store has in which state."""
     counted: dict[str, int] = {}
@@ -149,11 +167,16 @@ def late(seconds: Iterable[float]) -> list[str]:
 
 def _rows(storage: Path) -> dict[int, str] | None:
     """The state of every instance by id; None where the store cannot be read."""
+    rows = _ask(storage, "SELECT id, state FROM instance")
+    return None if rows is None else dict(rows)
+
+
+def _ask(storage: Path, question: str) -> list[tuple[Any, ...]] | None:
     path = storage / "db" / "edge.sqlite"
     if not path.exists():
         return None
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            return dict(connection.execute("SELECT id, state FROM instance").fetchall())
+            return connection.execute(question).fetchall()
     except sqlite3.Error:
         return None

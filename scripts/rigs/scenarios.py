@@ -5,19 +5,21 @@ A scenario makes its storage once; every kill gets a copy. Where nobody kills, i
 
 import shutil
 import sqlite3
+import zipfile
 from collections.abc import Callable
 from contextlib import closing
 from typing import Final, NamedTuple
 
 from edge.store import schema
 from scripts.rigs import oracle
-from scripts.rigs.site import Site
-from tests.peers.objects import mr
+from scripts.rigs.site import HALF, Site
+from tests.peers.objects import ct, mr
 from tests.peers.ports import wait_for
 
 READY: Final = "event=ready"
 """What the appliance logs once images can be sent."""
 _SETTLE: Final = 30.0
+_FILES: Final = 3
 _HEADER: Final = 100
 """Bytes of a database's header (SQLite's file format, 1.3)."""
 
@@ -43,6 +45,8 @@ class Scenario(NamedTuple):
     """Lines of [storage] for the interrupted run."""
     pacs: bool = True
     """Whether the PACS is up in the interrupted run."""
+    watched: bool = False
+    """Whether it takes files from a folder."""
 
 
 def _nothing(_site: Site) -> None:
@@ -130,6 +134,28 @@ def _damaged(site: Site) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
+def _files(site: Site) -> None:
+    """Leave files in the watched folder: two images, an archive with a third, and half a copy."""
+    _empty(site)
+    site.drop(ct(1) + mr(1))
+    packed, half = mr(2)
+    site.ledger.begin(packed)
+    with zipfile.ZipFile(site.export / "archive.zip", "w") as archive:
+        archive.writestr("IM", packed.write(site.edge.folder / "packed").read_bytes())
+    whole = half.write(site.edge.folder / "whole").read_bytes()
+    (site.export / HALF).write_bytes(whole[: len(whole) // 2])
+
+
+def _taken(site: Site) -> bool:
+    """Whether nothing is left in the watched folder but the half copy, and all is delivered."""
+    done = site.export / "done"
+    left = {path.name for path in site.export.iterdir()}
+    if left != {HALF, "done"} or len(list(done.iterdir())) < _FILES:
+        return False
+    states = site.edge.tally("pacs")
+    return sum(states.values()) == _FILES and not states.keys() & {"queued", "sending"} and _indexed(site)
+
+
 def _send_one(site: Site) -> None:
     site.send(mr(1), timeout=10.0)
 
@@ -176,6 +202,7 @@ SCENARIOS: Final = {
             after=READY,
             store='keep_delivered = "0s"',
         ),
+        Scenario("files", "files taken from a watched folder", _files, _nothing, _taken, after=READY, watched=True),
         Scenario("rebuild", "a damaged database made anew", _damaged, _nothing, _all_delivered),
     )
 }

@@ -6,6 +6,7 @@ The appliance is the installed command in a process of its own; the PACS keeps d
 import random
 import threading
 import time
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,13 +15,20 @@ from typing import Final
 from scripts.rigs.ledger import Ledger
 from tests.appliance import Edge, dimse
 from tests.peers import wire
-from tests.peers.objects import CT, MR, DicomObject, ct, mr
+from tests.peers.objects import CT, MR, DicomObject, ct, mr, part10
 from tests.peers.ports import wait_for
 from tests.peers.raw import NoStatusError, RawReceiver, RawSender, Rejected
 
 GONE: Final = (OSError, NoStatusError, wire.MalformedError)
 """What a sender meets when the appliance dies under it."""
 _CONTEXTS: Final = [(CT, [wire.EXPLICIT_LITTLE]), (MR, [wire.EXPLICIT_LITTLE])]
+STORAGE: Final = "storage"
+"""The storage path in the folder of an appliance."""
+EXPORT: Final = "export"
+"""The watched folder; in the storage path, so that calls on it are calls on the storage."""
+HALF: Final = "half"
+"""A file in it that is never taken."""
+_WATCH: Final = '[[watch]]\npath = "{}"\nsettle = "200ms"\nrescan = "1s"\n'
 _LARGE: Final = 0.2
 """The share of CT among what `mixture` makes."""
 _SERIES: Final = 8
@@ -49,10 +57,31 @@ class Site:
         ledger: Ledger | None = None,
         kind: type[Edge] = Edge,
         wrapper: Sequence[str] = (),
+        watched: bool = False,
     ) -> None:
+        """``watched``: the appliance also takes files from `export`."""
         self.pacs = pacs
         self.ledger = ledger or Ledger()
-        self.edge = kind(folder, destination(pacs), store=store, wrapper=wrapper)
+        more = _WATCH.format(folder / STORAGE / EXPORT) if watched else ""
+        self.edge = kind(folder, destination(pacs), more=more, store=store, wrapper=wrapper)
+        self.export = self.edge.storage / EXPORT
+
+    def drop(self, objects: Iterable[DicomObject]) -> None:
+        """Put objects into the watched folder, as files."""
+        self.export.mkdir(parents=True, exist_ok=True)
+        for number, obj in enumerate(objects):
+            obj.write(self.export / f"IM{number}")
+            self.ledger.begin(obj)
+
+    def released(self) -> None:
+        """Note as promised what the appliance has let go of: the files that it moved."""
+        done = self.export / "done"
+        for path in list(done.iterdir()) if done.exists() else []:
+            if path.suffix == ".zip":
+                with zipfile.ZipFile(path) as archive:
+                    (member,) = archive.namelist()
+                    path = Path(archive.extract(member, self.edge.folder))  # noqa: PLW2901 - what lies in it
+            self.ledger.answered(self.ledger.begin(part10(path)), 0)
 
     def configure(self, store: str) -> None:
         """Write the configuration for the next start, with ``store`` as further lines of [storage]."""

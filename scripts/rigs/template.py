@@ -7,13 +7,11 @@ from typing import Final
 
 from scripts.rigs.ledger import Ledger
 from scripts.rigs.scenarios import Scenario
-from scripts.rigs.site import Site
+from scripts.rigs.site import STORAGE, Site
 from scripts.rigs.tracing import Point, Traced, points, recording
 from tests.peers.ports import wait_for
 from tests.peers.raw import RawReceiver, Received
 
-STORAGE: Final = "storage"
-"""The storage path in the folder of an appliance."""
 THROUGH: Final = 20.0
 """Seconds for a scenario's work, where nothing is done to it."""
 
@@ -54,7 +52,15 @@ class Template:
         ledger = Ledger()
         ledger.adopt(self._ledger)
         pacs.received.extend(self._received)
-        return Site(place, pacs, store=self.scenario.store, ledger=ledger, kind=Traced, wrapper=wrapper)
+        return Site(
+            place,
+            pacs,
+            store=self.scenario.store,
+            ledger=ledger,
+            kind=Traced,
+            wrapper=wrapper,
+            watched=self.scenario.watched,
+        )
 
     def work(self, site: Site) -> None:
         """Start the appliance and give it its work."""
