@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from scripts.rigs import disk, kill, oracle, power_cut, preflight, template
+from scripts.rigs import disk, files, kill, oracle, power_cut, preflight, template
 from scripts.rigs.__main__ import main
 from scripts.rigs.ledger import Item, Ledger
 from scripts.rigs.scenarios import SCENARIOS
@@ -103,6 +103,12 @@ def test_a_bad_disk_is_refused_and_told_and_loses_nothing(tmp_path: Path, case: 
     assert problems == [], told
 
 
+@pytest.mark.rig
+def test_many_files_and_one_that_grows_arrive_once(tmp_path: Path) -> None:
+    did, problems = files.drop(tmp_path, 1500, 100, 4)
+    assert problems == [], did
+
+
 # the command
 
 
@@ -175,7 +181,7 @@ def ledger(sealed: tuple[Path, Ledger]) -> Ledger:
     return sealed[1]
 
 
-def files(storage: Path) -> list[Path]:
+def stored(storage: Path) -> list[Path]:
     return sorted((storage / "spool" / "ready").glob("*/*.dcm"))
 
 
@@ -191,7 +197,7 @@ def test_the_oracle_is_content_with_a_whole_spool(storage: Path, ledger: Ledger)
 
 
 def test_the_oracle_misses_a_deleted_file_until_it_is_at_the_receiver(storage: Path, ledger: Ledger) -> None:
-    path = files(storage)[1]
+    path = stored(storage)[1]
     item = oracle.read(path)
     path.unlink()
     (lost,) = oracle.kept(ledger, receiver(), oracle.look(storage))
@@ -204,7 +210,7 @@ def test_the_oracle_misses_a_deleted_file_until_it_is_at_the_receiver(storage: P
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "renamed", "empty"])
 def test_the_oracle_finds_a_partial_file(storage: Path, ledger: Ledger, harm: str) -> None:
-    path = files(storage)[0]
+    path = stored(storage)[0]
     data = bytearray(path.read_bytes())
     match harm:
         case "cut":
@@ -223,7 +229,7 @@ def test_the_oracle_finds_a_partial_file(storage: Path, ledger: Ledger, harm: st
 
 
 def test_the_oracle_takes_a_sealed_part_for_kept_and_a_torn_one_for_lost(storage: Path, ledger: Ledger) -> None:
-    path = files(storage)[0]
+    path = stored(storage)[0]
     part = storage / "spool" / "incoming" / f"{path.stem}.part"
     path.rename(part)
     assert oracle.kept(ledger, receiver(), oracle.look(storage)) == []
@@ -240,7 +246,7 @@ def test_the_oracle_finds_what_nobody_sent(storage: Path) -> None:
 
 
 def test_the_oracle_finds_a_file_without_a_row(storage: Path) -> None:
-    path = files(storage)[0]
+    path = stored(storage)[0]
     with closing(sqlite3.connect(storage / "db" / "edge.sqlite", isolation_level=None)) as connection:
         connection.execute("UPDATE instance SET state = 'lost' WHERE id = ?", (int(path.stem),))
     assert oracle.mismatch(storage) == [f"object {path.stem} has a file and its row says lost"]

@@ -1,4 +1,4 @@
-"""`scripts/rig power-cut`, `kill`, `disk` and `siege`: see docs/durability.md."""
+"""`scripts/rig power-cut`, `kill`, `disk`, `siege` and `files`: see docs/durability.md."""
 
 import argparse
 import importlib
@@ -15,6 +15,7 @@ _RIGS: Final = {
     "kill": "scripts.rigs.kill",
     "disk": "scripts.rigs.disk",
     "siege": "scripts.rigs.siege",
+    "files": "scripts.rigs.files",
 }
 _CANNOT: Final = 2
 
