@@ -10,6 +10,7 @@ import fcntl
 import os
 import random
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -62,6 +63,8 @@ log = structlog.get_logger()
 _RIPEN_EVERY: Final = 0.5
 _RIPE_WITHIN: Final = 10.0
 """Seconds within which what waited at the last end is tried again, so that not everything goes at once."""
+_READERS: Final = 4
+"""Threads that read the files of one watched folder."""
 _RECEIVE_GRACE: Final = 3.0
 _SEND_GRACE: Final = 2.0
 _STORE_GRACE: Final = 2.0
@@ -211,8 +214,8 @@ class Appliance:
                 for lane in lanes.values()
             ]
             background = self._background(store, admission, ledger, guard, recover)
-            background += self._watches(store, receiver, ledger)
             admission.open("starting")
+            background += self._watches(store, door, ledger)
             ports = [*self.ports, *self.tls_ports]
             self._notifier.tell(f"READY=1\nSTATUS=receiving on {ports}")
             log.info("ready", ports=ports, storage=str(config.storage.path), session=self._identity.session)
@@ -344,7 +347,7 @@ class Appliance:
 
         return Audit(self._spool, self._syncer, store, self.journal, used)
 
-    def _watches(self, store: Store, receiver: DoorReceiver, ledger: Ledger) -> list[asyncio.Task[None]]:
+    def _watches(self, store: Store, door: Door, ledger: Ledger) -> list[asyncio.Task[None]]:
         """Start a watch for each folder of the configuration."""
         if self._offline:
             return []
@@ -352,10 +355,15 @@ class Appliance:
         for watch in self.config.watch:
             called = watch.called_ae_title or self.config.receive.titles[0]
             source = Source(door=WATCH, calling=watch.ae_title or "", called=called, address=watch.title)
-            run = self._syncer.run
+            # threads of its own: a network share that hangs must hold up nothing but its watch
+            threads = ThreadPoolExecutor(_READERS, thread_name_prefix=f"watch {watch.title}")
+            run = partial(asyncio.get_running_loop().run_in_executor, threads)
+            receiver = DoorReceiver(door, store, run, self.journal)
             taker = Taker(receiver, run, source, self._spool.incoming, lambda size: ledger.room() > size)
             folder = FolderWatch(watch, taker, store, run, board=self.board, journal=self.journal, clock=self.clock)
-            services.append(self.supervisor.service(f"watch {folder.name}", folder.run))
+            service = self.supervisor.service(f"watch {folder.name}", folder.run)
+            service.add_done_callback(partial(_end, threads))
+            services.append(service)
         return services
 
     def _door(self, index: Index, admission: Admission, guard: DiskGuard) -> Door:
@@ -461,6 +469,10 @@ def _cannot_listen(address: str, port: int, key: str, error: OSError) -> StartEr
 async def _after(event: asyncio.Event, run: Callable[[], Awaitable[None]]) -> None:
     await event.wait()
     await run()
+
+
+def _end(threads: ThreadPoolExecutor, _: object) -> None:
+    threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _hasten(lanes: dict[str, Lane], name: str) -> None:

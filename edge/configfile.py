@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 
 from edge import tomllines
-from edge.config import Config, Rule
+from edge.config import Config, Rule, Storage
 from edge.findings import printable
 
 
@@ -296,6 +296,7 @@ def _names(reader: _Reader, document: Mapping[str, Any]) -> None:
                 reader.problem((key, index, "name"), f'another {key} is called "{name}" too')
             seen.add(name)
     _watches(reader, document)
+    _watched_paths(reader, document)
     names = [name for _, name in _each(document, "destination", "name")]
     for index, route in _tables(document, "route"):
         to = route.get("to")
@@ -305,6 +306,24 @@ def _names(reader: _Reader, document: Mapping[str, Any]) -> None:
             if isinstance(name, str) and name not in names:
                 hint = _nearest(name, names) or "; add a [[destination]] of that name"
                 reader.problem(("route", index, "to", at), f'no destination is called "{name[:64]}"{hint}')
+
+
+_OURS: Final = ("spool", "quarantine", "db", "identity")
+"""Folders in the storage path whose files are never to be touched."""
+
+
+def _watched_paths(reader: _Reader, document: Mapping[str, Any]) -> None:
+    """Watches that would take what the box itself has stored or delivered."""
+    storage = document.get("storage")
+    given = storage.get("path") if isinstance(storage, dict) else None
+    root = PurePath(given) if isinstance(given, str) else PurePath(Storage().path)
+    delivered = [PurePath(path) for _, path in _each(document, "destination", "path")]
+    for index, path in _each(document, "watch", "path"):
+        folder = PurePath(path)
+        if root.is_relative_to(folder) or any(folder.is_relative_to(root / name) for name in _OURS):
+            reader.problem(("watch", index, "path"), "it would take the appliance's own files from storage.path")
+        if any(one.is_relative_to(folder) or folder.is_relative_to(one) for one in delivered):
+            reader.problem(("watch", index, "path"), "it would take back what a destination of type folder was given")
 
 
 def _watches(reader: _Reader, document: Mapping[str, Any]) -> None:

@@ -231,6 +231,46 @@ def test_what_would_do_harm_is_refused(text: str, said: str) -> None:
     assert problem(text) == said
 
 
+STORED = '[storage]\npath = "/var/lib/edge"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            STORED + '[[watch]]\npath = "/var/lib"',
+            "line 4: watch[1].path: it would take the appliance's own files from storage.path",
+        ),
+        (
+            STORED + '[[watch]]\npath = "/var/lib/edge/spool/ready"',
+            "line 4: watch[1].path: it would take the appliance's own files from storage.path",
+        ),
+        (
+            '[[watch]]\npath = "/"',
+            "line 2: watch[1].path: it would take the appliance's own files from storage.path",
+        ),
+        (
+            '[[destination]]\nname = "a"\ntype = "folder"\npath = "/mnt/a"\n[[watch]]\npath = "/mnt"',
+            "line 6: watch[1].path: it would take back what a destination of type folder was given",
+        ),
+        (
+            '[[watch]]\npath = "/x/a"\n[[watch]]\npath = "/y/a"',
+            'line 3: watch[2].name: another watch is called "a" too; give it a name',
+        ),
+        (
+            '[[watch]]\npath = "/x"\n[[watch]]\npath = "/x/b"',
+            "line 4: watch[2].path: it lies in another watch, or that in it: files would go twice",
+        ),
+        (
+            PACS + '[[watch]]\npath = "/x/usa"\n[[route]]\nto = ["pacs"]\nwhen = { watch = "uas" }',
+            'line 10: route[1].when.watch: no watch is called "uas"; did you mean "usa"?',
+        ),
+    ],
+)
+def test_watches_that_cannot_be_meant_are_refused(text: str, said: str) -> None:
+    assert problem(text) == said
+
+
 def test_what_is_refused_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configfile, "LATER", ())
     config = parse(

@@ -86,6 +86,15 @@ def show(snapshot: Snapshot, console: Console) -> None:
             numbers = (d.queued, d.sending, d.accepted, d.verified, d.held)
             table.add_row(escape(d.name), d.state, *map(str, numbers))
         console.print(table)
+    for watch in snapshot.watches:
+        left = f", {watch.left} left alone" if watch.left else ""
+        console.print(f"watch {escape(watch.name)}: {watch.taken} taken since start, {watch.waiting} waiting{left}")
+    for one in snapshot.imports:
+        how = "ended" if one.over else "reads"
+        console.print(
+            f"import {escape(one.name)} {how}: {one.files_done} of {one.files} files, "
+            f"{size(one.bytes_done)} of {size(one.bytes)}" + (f", {one.refused} not taken" if one.refused else "")
+        )
     for finding in snapshot.findings:
         times = f" ({finding.count} times)" if finding.count > 1 else ""
         console.print(f"{finding.severity}: {escape(finding.text)}{times}")

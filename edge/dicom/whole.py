@@ -40,6 +40,8 @@ MAX_ELEMENTS: Final = 5_000_000
 _Read = Callable[[int, int], bytes]
 
 _CHUNK: Final = 64 << 10
+_PROBE: Final = 1024
+"""Bytes read after a long value: mostly another long one follows, such as the next fragment of pixel data."""
 _KEPT: Final = 256
 """Bytes kept of what was inflated: a header, or a UID, may have begun in them."""
 _TRAILER: Final = 8
@@ -70,6 +72,8 @@ _NO_SYNTAX: Final = "its File Meta Information names no transfer syntax"
 _NO_UIDS: Final = "it names no SOP Class or no SOP Instance UID"
 _BAD_UIDS: Final = "its UIDs are not such as can be sent"
 _DIFFER: Final = "its File Meta Information names another instance than its dataset, which was believed."
+_OTHER_SYNTAX: Final = "its File Meta Information names another transfer syntax than its dataset, which was believed."
+_UNCOMPRESSED: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG})
 _RAN_OUT: Final = frozenset({_CUT, _TOO_LONG, _OPEN})
 
 
@@ -161,17 +165,18 @@ def _with_meta(read: _Read, size: int, missing: bytes) -> Found:
         own and named and own != named
         for own, named in ((classes, meta.sop_class_uid), (instances, meta.sop_instance_uid))
     )
+    syntax = walk.syntax if meta.transfer_syntax_uid in _UNCOMPRESSED else meta.transfer_syntax_uid
     return _named(
         classes or meta.sop_class_uid,
         instances or meta.sop_instance_uid,
-        meta.transfer_syntax_uid,
+        syntax,
         Whole(
             kind=Kind("", ""),
             sop_instance_uid="",
             offset=offset,
             length=size - offset,
             private=meta.private,
-            oddity=_DIFFER if differ else "",
+            oddity=_DIFFER if differ else _OTHER_SYNTAX if syntax != meta.transfer_syntax_uid else "",
             doubt=_NO_PIXELS if walk.lacks_pixels() else "",
         ),
     )
@@ -254,7 +259,8 @@ class _Plain:
         if at < 0 or at + count > len(self._buffer):
             if position >= self._length:
                 return b""
-            self._buffer = self._read(self._offset + position, min(_CHUNK, self._length - position))
+            ask = _CHUNK if not position or at < len(self._buffer) else _PROBE
+            self._buffer = self._read(self._offset + position, min(ask, self._length - position))
             self._base, at = position, 0
         return self._buffer[at : at + count]
 
@@ -313,6 +319,8 @@ class _Walk:
 
     def __init__(self, source: _Bytes, layout: Layout, *, explicit: bool) -> None:
         self.problem = ""
+        self.syntax = (EXPLICIT_BIG if layout is BIG else EXPLICIT_LITTLE) if explicit else IMPLICIT_LITTLE
+        """That of an uncompressed dataset, by its first element."""
         self._uids: dict[int, str] = {}
         self._image = False
         self._pixels = False
@@ -377,8 +385,10 @@ class _Walk:
         return start if length == UNDEFINED else start + length
 
     def _notice(self, tag: int, start: int, length: int) -> None:
-        if tag in (_CLASS, _INSTANCE) and length <= 2 * _LONGEST_UID:
-            self._uids[tag] = self._source.peek(start, length).decode("ascii", "replace").rstrip(" \0")
+        if tag in (_CLASS, _INSTANCE):
+            # one too long is seen to be so, and not taken for absent
+            value = self._source.peek(start, min(length, 2 * _LONGEST_UID))
+            self._uids[tag] = value.decode("ascii", "replace").rstrip(" \0")
         elif tag == _ROWS:
             self._image = True
         elif tag in _PIXELS:

@@ -144,9 +144,12 @@ class FolderWatch:
                 if not self._no_room:
                     await self._take(entry)
 
-        async with asyncio.TaskGroup() as group:
-            for entry in ripe:
-                group.create_task(one(entry))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for entry in ripe:
+                    group.create_task(one(entry))
+        except BaseExceptionGroup as e:
+            raise e.exceptions[0] from e
         for entry in files:
             if entry.path in before:
                 await self._release(entry)

@@ -17,6 +17,9 @@ _EXPIRE: Final = """UPDATE instance SET state = 'expired', expired_at = (SELECT 
 _FORGOTTEN: Final = """SELECT id, study FROM instance WHERE expired_at IS NOT NULL
     AND expired_at <= (SELECT seconds FROM uptime) - ? ORDER BY expired_at LIMIT ?"""
 
+_IMPORTED: Final = """DELETE FROM taken WHERE place >= 'import ' AND place < 'import!'
+    AND at <= (SELECT seconds FROM uptime) - ?"""
+
 
 def tick(raw: sqlite3.Connection, seconds: float) -> None:
     """Add ``seconds`` to the time this store has been in use."""
@@ -36,7 +39,11 @@ def expire(raw: sqlite3.Connection, ids: Sequence[int], why: str, now: float, *,
 
 
 def forget(raw: sqlite3.Connection, age: float, most: int) -> int:
-    """Delete all that is known of instances whose files went ``age`` seconds ago; the number."""
+    """Delete all that is known of instances whose files went ``age`` seconds ago; the number.
+
+    So is it with files that were imported then; those in watched folders are forgotten when they are gone from there.
+    """
+    raw.execute(_IMPORTED, (age,))
     rows = raw.execute(_FORGOTTEN, (age, most)).fetchall()
     ids = [(number,) for number, _ in rows]
     for statement in (
