@@ -24,6 +24,7 @@ from edge.store import Reading, StoreError
 
 T = TypeVar("T")
 _COLORS: Final = {"green": "green", "yellow": "yellow", "red": "red", "white": "white"}
+_PAUSES: Final = (0.1, 0.3, 1.0, 2.0)
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -49,10 +50,16 @@ def status(config_path: Path | None, *, as_json: bool) -> None:
     config = read_config(config_path).config
 
     async def running() -> Snapshot | None:
-        try:
-            return msgspec.convert(await ask(config.storage.path, Request(command="status")), Snapshot)
-        except NotRunningError:
-            return None
+        for pause in (*_PAUSES, None):
+            try:
+                return msgspec.convert(await ask(config.storage.path, Request(command="status")), Snapshot)
+            except NotRunningError:
+                return None
+            except StoreError:  # a database that is being opened anew is there in a moment
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        raise AssertionError
 
     try:
         snapshot = run_async(running) or _reading(config, lambda r: _stopped(config, r))
