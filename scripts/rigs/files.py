@@ -5,6 +5,8 @@ file is written in pieces; it must not be taken before its last byte.
 """
 
 import argparse
+import random
+import struct
 import threading
 import time
 from collections import Counter
@@ -16,12 +18,14 @@ import psutil
 from scripts.rigs.report import add_seed, conclude, dice, folder, positive, say
 from scripts.rigs.volume import Workshop
 from tests.appliance import Edge, dimse
-from tests.peers.objects import tiny, write_multiframe
+from tests.peers.objects import FileObject, part10, tiny, write_multiframe
 from tests.peers.ports import wait_for
 from tests.peers.raw import RawReceiver
 
 HELP: Final = "tens of thousands of files at once and a large one that grows, in a watched folder"
 _MIB: Final = 1 << 20
+_MOST_PIXELS: Final = 4000
+"""Megabytes of pixel data that fit into one element."""
 _GROWTH: Final = 48 * _MIB
 """Bytes of memory that it may come to hold above what it held when idle, however many and large the files are."""
 _PACE: Final = 0.25
@@ -58,7 +62,7 @@ def drop(place: Path, files: int, megabytes: int, seconds: float) -> tuple[list[
         for number, obj in enumerate(tiny(min(_SMALL, files - first)), first):
             obj.write(staging / "small" / f"IM{number}")
             wanted[obj.wire_digest] += 1
-    large = write_multiframe(staging / "large", megabytes)
+    large = _large(staging / "large", megabytes)
     wanted[large.wire_digest] += 1
     say(f"{files} small files and one of {megabytes} MB are made")
     more = f'[[watch]]\nname = "export"\npath = "{watched}"\nsettle = "2s"\n'
@@ -90,6 +94,17 @@ def drop(place: Path, files: int, megabytes: int, seconds: float) -> tuple[list[
         f"Memory {memory.idle / _MIB:.0f} MiB when idle, {peak / _MIB:.0f} MiB at the most.",
     ]
     return did, problems
+
+
+def _large(path: Path, megabytes: int) -> FileObject:
+    """Write a multi-frame image; what does not fit into one element goes into padding behind it (PS3.10 7.2)."""
+    write_multiframe(path, min(megabytes, _MOST_PIXELS))
+    if left := max(0, megabytes - _MOST_PIXELS) * _MIB:
+        with path.open("ab") as file:
+            file.write(struct.pack("<HH2sxxL", 0xFFFC, 0xFFFC, b"OB", left))
+            for _ in range(left // _MIB):
+                file.write(random.randbytes(_MIB))
+    return part10(path)
 
 
 def _grow(source: Path, target: Path, seconds: float) -> None:
