@@ -74,6 +74,12 @@ CODES: Final[dict[str, Code]] = {
             "List the modalities in the configuration to refuse everyone else.",
         ),
         _code(
+            "UNROUTED",
+            _W,
+            "{detail}",
+            "Add a [[route]] that takes them, or leave out the rules that keep them back, and restart.",
+        ),
+        _code(
             "NOT_IN_THIS_VERSION",
             _I,
             "The configuration uses {detail}, on which this version does not act yet.",

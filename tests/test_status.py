@@ -483,6 +483,17 @@ async def test_held_deliveries_are_a_finding_until_a_person_has_dealt_with_all_o
     assert box.journal.open() == ()
 
 
+async def test_what_no_route_takes_is_a_finding_where_there_are_destinations(box: Box) -> None:
+    await box.arrive(range(1, 3))
+    for config, found in ((NOWHERE, []), (TO_PACS, ["UNROUTED"])):
+        await Observer(config, box.store.reading, box.journal, lambda: None).observe()
+        assert [one.code for one in box.journal.open()] == found
+    assert box.journal.open()[0].text == "2 objects match no route: stored here, and going nowhere."
+    await box.store.route([(number, (Leg("pacs", 1, needs_proof=False),)) for number in (1, 2)])
+    await Observer(TO_PACS, box.store.reading, box.journal, lambda: None).observe()
+    assert box.journal.open() == ()
+
+
 async def test_what_waits_for_a_removed_destination_is_a_finding(box: Box) -> None:
     await box.arrive(range(1, 3), "old")
     observer = Observer(TO_PACS, box.store.reading, box.journal, lambda: None)

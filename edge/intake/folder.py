@@ -187,10 +187,11 @@ class FolderWatch:
     def _tell(self, component: str) -> None:
         """Show what waits and what was left."""
         now = self._clock.monotonic()
-        left = self._settling.left(now, self._watch.patience)
+        # a DICOMDIR is left without a word
+        named = [one for one in self._settling.left(now, self._watch.patience) if one.why]
         self._gauge.waiting = self._settling.waiting()
-        self._gauge.left = len(left)
-        if named := [one for one in left if one.why]:
+        self._gauge.left = len(named)
+        if named:
             self._journal.state("WATCH_LEFT", component, _describe(self.name, named))
         else:
             self._journal.clear("WATCH_LEFT", component)

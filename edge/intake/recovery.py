@@ -165,12 +165,11 @@ class Recovery:
                 self._journal.note("LOST", "storage", f"object {number}")
 
     async def _unrouted(self) -> None:
-        """Give destinations to what came while the configuration named none."""
-        while batch := await self._store.unrouted(_BATCH):
-            routed = [(i, self._routing.legs(header, source)) for i, header, source in batch]
-            if not any(legs for _, legs in routed):
-                return
-            await self._store.route(routed)
+        """Give destinations to what came while no route took it."""
+        last = 0
+        while batch := await self._store.unrouted(last, _BATCH):
+            last = batch[-1][0]
+            await self._store.route([(i, self._routing.legs(header, source)) for i, header, source in batch])
 
     def _without_file(self, ids: Iterable[int]) -> list[int]:
         # the part first: the index may be renaming it at this moment

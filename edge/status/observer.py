@@ -38,6 +38,7 @@ class Observer:
     async def observe(self) -> None:
         """Look once. Raises `StoreError`."""
         tallies = await self._reading.tallies()
+        await self._unrouted()
         for name in sorted({*self._names, *(name for name, _ in tallies if name)}):
             await self._held(name, tallies.get((name, DeliveryState.HELD), _NONE).instances)
             if name not in self._names:
@@ -48,6 +49,15 @@ class Observer:
                     f"{left} objects still wait for {name}, which the configuration does not name any more."
                     * bool(left),
                 )
+
+    async def _unrouted(self) -> None:
+        """What no route takes; where there is no destination at all, that is said already."""
+        count = await self._reading.unrouted() if self._names else 0
+        if count:
+            objects = "1 object matches" if count == 1 else f"{count} objects match"
+            self._journal.state("UNROUTED", "config.route", f"{objects} no route: stored here, and going nowhere.")
+        else:
+            self._journal.clear("UNROUTED", "config.route")
 
     async def _held(self, name: str, count: int) -> None:
         why = await self._reading.last_held(name) if count else ""

@@ -132,6 +132,11 @@ class Reading:
 
         return await self.run(work)
 
+    async def unrouted(self) -> int:
+        """Return how many stored instances have no delivery at all."""
+        asked = "SELECT count(*) FROM instance WHERE unrouted = 1 AND state = 'stored'"
+        return await self.run(lambda raw: int(raw.execute(asked).fetchone()[0]))
+
     async def last_held(self, destination: str) -> str:
         """Why the delivery to ``destination`` that was held last is held."""
 

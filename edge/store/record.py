@@ -145,13 +145,13 @@ def stored(raw: sqlite3.Connection, sop_instance_uid: str, transfer_syntax_uid: 
     return any(same for _, same in raw.execute(_SAME_UID, (sop_instance_uid, digest, transfer_syntax_uid)))
 
 
-def unrouted(raw: sqlite3.Connection, most: int) -> list[tuple[int, Header, Source]]:
-    """Instances without any delivery, oldest first, with what a route looks at."""
+def unrouted(raw: sqlite3.Connection, last: int, most: int) -> list[tuple[int, Header, Source]]:
+    """Instances above ``last`` without any delivery, oldest first, with what a route looks at."""
     rows = raw.execute(
         """SELECT i.id, i.sop_class_uid, i.modality, s.description, i.door, i.calling, i.called, i.address
             FROM instance i JOIN study s ON s.id = i.study
-            WHERE i.unrouted = 1 AND i.state = 'stored' ORDER BY i.id LIMIT ?""",
-        (most,),
+            WHERE i.unrouted = 1 AND i.state = 'stored' AND i.id > ? ORDER BY i.id LIMIT ?""",
+        (last, most),
     )
     return [
         (

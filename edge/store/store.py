@@ -274,9 +274,9 @@ class Store:
 
         return await self.reading.run(work)
 
-    async def unrouted(self, most: int) -> list[tuple[int, Header, Source]]:
-        """Return up to ``most`` instances that have no delivery at all, with what a route looks at."""
-        return await self.reading.run(lambda raw: record.unrouted(raw, most))
+    async def unrouted(self, last: int, most: int) -> list[tuple[int, Header, Source]]:
+        """Return the next ``most`` instances above ``last`` that have no delivery, with what a route looks at."""
+        return await self.reading.run(lambda raw: record.unrouted(raw, last, most))
 
     async def route(self, routed: Sequence[tuple[int, Sequence[Leg]]]) -> None:
         """Make deliveries for instances that have none."""
