@@ -47,3 +47,17 @@ BIG: Final = Layout(">")
 def printable(vr: bytes) -> bool:
     """Whether two bytes could be a VR at all."""
     return vr.isascii() and vr.decode("ascii").isprintable()
+
+
+def explicit_length(layout: Layout, head: bytes) -> tuple[int, int]:
+    """Give the lengths of header and value (PS3.5 7.1.2), guessing where the VR is not known.
+
+    Raises `struct.error` where the header is cut.
+    """
+    _group, _element, vr, length = layout.explicit(head)
+    if vr in LONG_VRS or (vr not in VRS and vr.isalpha() and vr.isupper() and not length):
+        return LONG_HEADER, layout.long(head, 8)[0]
+    if printable(vr):
+        return SHORT_HEADER, length
+    # an implicit element in an explicit dataset
+    return SHORT_HEADER, layout.implicit(head)[2]

@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from struct import error
 from threading import Lock
 from typing import Final
 
@@ -32,6 +33,7 @@ from edge.dicom.elements import (
     UNDEFINED,
     VRS,
     Layout,
+    explicit_length,
     printable,
 )
 from edge.model import Header
@@ -254,7 +256,10 @@ class _Walk:
             raise _Stop
         start = position + SHORT_HEADER
         if self._explicit:
-            size, length = self._explicit_length(head)
+            try:
+                size, length = explicit_length(self._layout, head)
+            except error as e:
+                raise _Stop(_CUT) from e
             start = position + size
         if length == UNDEFINED:
             self._enter(head[4:6])
@@ -286,18 +291,6 @@ class _Walk:
             self.found[tag] = value
         if tag == _LAST:
             raise _Stop
-
-    def _explicit_length(self, head: bytes) -> tuple[int, int]:
-        """Give the lengths of header and value (PS3.5 7.1.2), guessing where the VR is not known."""
-        _group, _element, vr, length = self._layout.explicit(head)
-        if vr in LONG_VRS or (vr not in VRS and vr.isalpha() and vr.isupper() and not length):
-            if len(head) < LONG_HEADER:
-                raise _Stop(_CUT)
-            return LONG_HEADER, self._layout.long(head, 8)[0]
-        if printable(vr):
-            return SHORT_HEADER, length
-        # an implicit element in an explicit dataset
-        return SHORT_HEADER, self._layout.implicit(head)[2]
 
     def _enter(self, vr: bytes) -> None:
         """Open a sequence of undefined length; under VR UN it is implicit little endian (PS3.5 6.2.2)."""

@@ -23,12 +23,12 @@ from edge.dicom.elements import (
     ITEMS,
     LITTLE,
     LONG_HEADER,
-    LONG_VRS,
     SEQUENCE_END,
     SHORT_HEADER,
     UNDEFINED,
     VRS,
     Layout,
+    explicit_length,
     printable,
 )
 from edge.dicom.uids import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, is_image, valid_uid
@@ -371,7 +371,7 @@ class _Walk:
         start = position + SHORT_HEADER
         if self._explicit:
             try:
-                size, length = self._explicit_length(head)
+                size, length = explicit_length(self._layout, head)
             except error:
                 self.problem = _CUT
                 return position
@@ -393,16 +393,6 @@ class _Walk:
             self._image = True
         elif tag in _PIXELS:
             self._pixels = True
-
-    def _explicit_length(self, head: bytes) -> tuple[int, int]:
-        """Give the lengths of header and value (PS3.5 7.1.2), guessing where the VR is not known."""
-        _group, _element, vr, length = self._layout.explicit(head)
-        if vr in LONG_VRS or (vr not in VRS and vr.isalpha() and vr.isupper() and not length):
-            return LONG_HEADER, self._layout.long(head, 8)[0]
-        if printable(vr):
-            return SHORT_HEADER, length
-        # an implicit element in an explicit dataset
-        return SHORT_HEADER, self._layout.implicit(head)[2]
 
     def _enter(self, vr: bytes) -> None:
         """Open a sequence of undefined length; under VR UN it is implicit little endian (PS3.5 6.2.2)."""
