@@ -408,6 +408,16 @@ def test_retry_tries_what_is_held_and_by_force_what_is_over(
     )
 
 
+def test_retry_where_nothing_waits_is_content_and_of_nothing_known_is_not(tmp_path: Path, live: RawReceiver) -> None:
+    with Edge(tmp_path, dimse("live", live.port)) as edge:
+        for which in (("--destination", "live"), ("--all",)):
+            assert edge.command("retry", *which).stdout == "nothing was waiting\n"
+            assert edge.json("retry", *which) == {"deliveries": 0}
+        for unknown in ("--destination pax", "1.2.3", "--delivery 7", "1.2.3 --destination live"):
+            assert edge.command("retry", *unknown.split(), check=False).returncode == 1
+        assert edge.command("release", "--all", check=False).returncode == 1
+
+
 def test_one_delivery_is_chosen_by_the_id_that_queue_shows(appliance: Edge, study: list[DicomObject]) -> None:
     chosen = deliveries(appliance, study[0].study_uid)[2]
     assert appliance.json("cancel", "--delivery", str(chosen["id"]), "--reason", "test") == {"deliveries": 1}

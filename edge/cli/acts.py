@@ -48,9 +48,14 @@ def _act(
         fail(f"{e} Start it with systemctl start edge, or edge run.", NOT_RUNNING)
     except StoreError as e:
         fail(str(e))
+    # everything was sent meanwhile, by the box itself: what was asked for is so
+    content = verb == "retry" and not (uid or delivery is not None) and (not destination or destination in names)
     if options["as_json"]:
         print_json({"deliveries": number})
-        sys.exit(0 if number else FAILED)
+        sys.exit(0 if number or content else FAILED)
+    if not number and content:
+        click.echo("nothing was waiting")
+        return
     if not number:
         known = f"; destinations are: {', '.join(sorted(names))}" if destination and destination not in names else ""
         fail(f"No delivery was found that this applies to{known}. See: edge queue")
