@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,12 @@ def data(length: int) -> bytes:
 def feed(part: Part, content: bytes, size: int) -> None:
     for start in range(0, len(content), size):
         part.write(memoryview(content)[start : start + size])
+
+
+def until_idle(part: Part) -> None:
+    """Wait for the thread, while the loop hears nothing."""
+    while part._working:
+        time.sleep(0.001)
 
 
 async def sealed(spool: Spool, number: int, content: bytes = b"dataset") -> None:
@@ -344,6 +351,58 @@ async def test_an_error_of_the_file_fails_its_seal_and_it_is_never_synced_again(
         await part.seal(make_head)
     part.close()
     assert set(calls.values()) == {1}
+
+
+async def test_a_seal_asked_for_before_the_error_of_a_write_is_heard_of_fails_all_the_same(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.pwrite, Counter[int]()
+
+    def full_once(fd: int, data: bytes, at: int) -> int:
+        calls[fd] += 1
+        if calls[fd] == 1:
+            raise error(errno.ENOSPC)
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", full_once)
+    part = spool.create(1, HEAD, MIB, plenty())
+    part.write(memoryview(bytes(CHUNK)))
+    until_idle(part)
+    assert part.busy
+    with pytest.raises(OSError, match="No space left"):
+        await part.seal(make_head)
+    await asyncio.sleep(0)
+    assert set(calls.values()) == {1}
+    part.close()
+
+
+async def test_what_is_left_at_the_end_goes_to_the_thread_that_is_at_work(
+    spool: Spool, syncer: Syncer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, go, jobs, submit = os.pwrite, threading.Event(), [], syncer.submit
+
+    def held(fd: int, data: bytes, at: int) -> int:
+        if not go.wait(30):
+            raise TimeoutError
+        return real(fd, data, at)
+
+    def count(work: Callable[[], None]) -> "asyncio.Future[None]":
+        jobs.append(work)
+        return submit(work)
+
+    monkeypatch.setattr(os, "pwrite", held)
+    monkeypatch.setattr(syncer, "submit", count)
+    content = data(CHUNK + 1000)
+    part = spool.create(1, HEAD, MIB, plenty())
+    feed(part, content, CHUNK)
+    sealing = asyncio.create_task(part.seal(make_head))
+    await asyncio.sleep(0)
+    go.set()
+    await sealing
+    part.close()
+    assert len(jobs) == 2, "the writing, and the folder's sync"
+    assert part.digest == hashlib.sha256(content).digest()
+    assert spool.part_path(1).read_bytes()[HEAD:] == content
 
 
 async def test_an_error_of_the_folder_fails_the_seal(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

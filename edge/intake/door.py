@@ -42,6 +42,14 @@ class MismatchError(RefusedError):
     """What the dataset says of itself is not what the command said (A900)."""
 
 
+class _NotYetError(Exception):
+    """What is asked for is still being written."""
+
+
+def _not_yet(_offset: int, _count: int) -> bytes:
+    raise _NotYetError
+
+
 class Incoming:
     """One object on its way in: a sink for its dataset."""
 
@@ -165,8 +173,7 @@ class Door:
         if part.no_room:
             self._board.refused += 1
             raise NoRoomError(_TOO_LARGE)
-        await part.catch_up()
-        header = read_header(part.read, part.length, kind.transfer_syntax_uid, bytes(part.first))
+        header = await self._header(incoming)
         self._check(incoming, header)
         legs = self._routing.legs(header, source)
         seal = seals.Seal(
@@ -192,6 +199,15 @@ class Door:
         seal = msgspec.structs.replace(seal, digest=part.digest)
         offset = len(incoming.head.data)
         return seals.instance(seal, kind, incoming.sop_instance_uid, offset, header), legs
+
+    async def _header(self, incoming: Incoming) -> Header:
+        """Read the header, beside the thread that writes where the dataset's first bytes are enough. Raises OSError."""
+        part, syntax = incoming.part, incoming.kind.transfer_syntax_uid
+        if part.busy:
+            with contextlib.suppress(_NotYetError):
+                return read_header(_not_yet, part.length, syntax, bytes(part.first))
+            await part.catch_up()
+        return read_header(part.read, part.length, syntax, bytes(part.first))
 
     def _check(self, incoming: Incoming, header: Header) -> None:
         """Refuse a dataset that is another object than the command said; note every other oddity."""

@@ -1,14 +1,18 @@
 """One object while it is written: streamed, hashed on the way, sealed, synced.
 
-Fragments gather on the event loop; hashing, writing and syncing go on in a thread, at most one job a part at a time, so
-that a slow card holds up its own object and nothing else. A part never raises while it is written: the first error is
-kept in ``error`` and the rest is thrown away, so that the peer can be drained and answered.
+Fragments gather on the event loop; hashing, writing and syncing go on in a thread, at most one a part at a time, so
+that a slow card holds up its own object and nothing else. What is left to do when the last byte has come is appended to
+the work of the thread that is at it already: each way back to the loop and to another thread costs as much as a write.
+A part never raises while it is written: the first error is kept in ``error`` and the rest is thrown away, so that the
+peer can be drained and answered.
 """
 
 import asyncio
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable
+from threading import Lock
 from typing import Final
 
 from edge.spool.ledger import Reservation
@@ -16,6 +20,8 @@ from edge.spool.sync import Syncer
 
 CHUNK: Final = 256 << 10
 """Bytes handed to a thread at once; up to three times as many are held for one object."""
+_SMALL: Final = 64 << 10
+"""Bytes hashed on the event loop, where that is all there is: it takes less time than waking a thread."""
 _SYNC_EVERY: Final = 16 << 20
 """Bytes between two fdatasyncs, so that the last sync is short and dirty memory is bounded."""
 FIRST: Final = 16 << 10
@@ -46,6 +52,11 @@ class Part:
         self._written = 0
         self._unsynced = 0
         self._job: asyncio.Future[None] | None = None
+        self._works: deque[Callable[[], None]] = deque()
+        self._working = False
+        self._failure: Exception | None = None
+        self._lock = Lock()
+        """Guards the three before it, which the loop and the thread share."""
         self._closing = False
         self._syncer = syncer
         self._directory = directory
@@ -64,7 +75,12 @@ class Part:
     @property
     def pressure(self) -> bool:
         """Whether the disk is behind by more than a chunk, so that `relieve` is due."""
-        return self._job is not None and len(self._pending) >= CHUNK
+        return self.busy and len(self._pending) >= CHUNK
+
+    @property
+    def busy(self) -> bool:
+        """Whether a thread works on the object, so that only `first` can be read."""
+        return self._job is not None
 
     def write(self, fragment: memoryview, /) -> None:
         """Append one fragment of the dataset."""
@@ -109,10 +125,16 @@ class Part:
 
         Raises OSError; the object must then be discarded.
         """
-        await self.catch_up()
+        if self.error is not None:
+            raise self.error
         rest, self._pending = self._pending, bytearray()
         listed = self._syncer.directory(self._directory)
-        job = self._submit(lambda: self._finish(rest, make_head))
+        if len(rest) == self.length <= _SMALL:
+            self._hash.update(rest)
+            whole = make_head(self._hash.digest()) + rest
+            job = self._submit(lambda: self._end(whole))
+        else:
+            job = self._submit(lambda: self._finish(rest, make_head))
         # shielded: whoever gives up waiting stops neither the thread nor the round that others share
         await asyncio.shield(job)
         try:
@@ -139,8 +161,12 @@ class Part:
         self._submit(lambda: self._append(chunk))
 
     def _submit(self, work: Callable[[], None]) -> "asyncio.Future[None]":
-        job = self._syncer.submit(work)
-        self._job = job
+        with self._lock:
+            self._works.append(work)
+            if self._working and self._job is not None:
+                return self._job
+            self._working = True
+        job = self._job = self._syncer.submit(self._work)
         job.add_done_callback(self._done)
         return job
 
@@ -148,6 +174,8 @@ class Part:
         error = job.exception()
         if isinstance(error, OSError) and self.error is None:
             self.error = error
+        if self._job is not job:
+            return  # another was begun while the news of this one's end was on its way
         self._job = None
         if self._closing:
             self.close()
@@ -155,6 +183,21 @@ class Part:
             self._hand_over()
 
     # in a thread
+
+    def _work(self) -> None:
+        """Do what there is, in order, until there is nothing; after an error nothing more, whenever it is asked."""
+        while True:
+            with self._lock:
+                if self._failure is not None or not self._works:
+                    self._working = False
+                    break
+                work = self._works.popleft()
+            try:
+                work()
+            except Exception as e:  # noqa: BLE001 - it is raised below, for whoever waits
+                self._failure = e
+        if self._failure is not None:
+            raise self._failure
 
     def _append(self, chunk: bytearray) -> None:
         self._hash.update(chunk)
@@ -168,12 +211,12 @@ class Part:
 
     def _finish(self, rest: bytearray, make_head: Callable[[bytes], bytes]) -> None:
         self._hash.update(rest)
-        head = make_head(self._hash.digest())
-        if self._written:
-            _write_all(self._fd, rest, self._offset + self._written)
-            _write_all(self._fd, head, 0)
-        else:
-            _write_all(self._fd, head + rest, 0)
+        _write_all(self._fd, rest, self._offset + self._written)
+        self._end(make_head(self._hash.digest()))
+
+    def _end(self, beginning: bytes) -> None:
+        """Write the file's beginning, which comes last, and sync."""
+        _write_all(self._fd, beginning, 0)
         os.fsync(self._fd)
 
 

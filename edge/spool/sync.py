@@ -9,6 +9,7 @@ The threads are plain ones around a queue: an executor's futures cost as much as
 import asyncio
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -28,6 +29,8 @@ class Syncer:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
+        self._news: deque[tuple[asyncio.Future[None], Exception | None]] = deque()
+        self._told = False
         self._work = ThreadPoolExecutor(_WORKERS, thread_name_prefix="spool")
         self._rounds: dict[int, _Rounds] = {}
 
@@ -65,22 +68,29 @@ class Syncer:
         """One thread: a job, and its news to the loop, until told to end."""
         while (job := self._jobs.get()) is not None:
             work, done = job
+            error = None
             try:
                 work()
             except Exception as e:  # noqa: BLE001 - it is for whoever submitted the work
-                loop.call_soon_threadsafe(self._done, done, e)
-            else:
-                loop.call_soon_threadsafe(self._done, done, None)
-            del job, work  # so that what it holds is not kept until the next one
+                error = e
+            self._news.append((done, error))
+            if not self._told:
+                self._told = True
+                loop.call_soon_threadsafe(self._hear)
+            del job, work, done, error  # so that what they hold is not kept until the next one
 
-    def _done(self, future: "asyncio.Future[None]", error: Exception | None) -> None:
-        self._busy -= 1
-        if future.done():
-            return
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
+    def _hear(self) -> None:
+        """On the loop: what the threads have done since it was told, in one go."""
+        self._told = False
+        while self._news:
+            future, error = self._news.popleft()
+            self._busy -= 1
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
 
 
 class _Rounds:
