@@ -16,7 +16,15 @@ import msgspec
 
 from edge.dicom import command as dimse
 from edge.dicom import status, uids
-from edge.dicom.association import AbortedError, Association, Discard, Limits, Message, ReleasedError
+from edge.dicom.association import (
+    AbortedError,
+    Association,
+    Discard,
+    LimitError,
+    Limits,
+    Message,
+    ReleasedError,
+)
 from edge.dicom.command import CommandField
 from edge.dicom.fsm import Evt, Machine
 from edge.dicom.negotiation import accepted, answer, roles
@@ -224,6 +232,8 @@ class Acceptor:
             self._policy.report(connection.peer, f"{describe(connection.peer)} broke the protocol: {e}.")
         except DeadlineError as e:
             self._policy.limit(connection.peer, f"{describe(connection.peer)} was too slow: {e}.")
+        except LimitError as e:
+            self._policy.limit(connection.peer, f"{describe(connection.peer)} was cut off: {e}.")
         except ssl.SSLError as e:
             why = getattr(e, "verify_message", "") or (e.reason or str(e)).replace("_", " ").lower()
             self._policy.report(connection.peer, f"{describe(connection.peer)} and we cannot agree on TLS: {why}.")
@@ -349,6 +359,7 @@ class Acceptor:
                 await service(association, message, peer)
             elif not message.command.field & dimse.RESPONSE:
                 await unrecognized(association, message, peer)
+            await association.flush()
         await association.abort()
 
     def _count(self, connection: _Connection, *, is_open: bool) -> None:

@@ -85,6 +85,10 @@ class AbortedError(Exception):
         self.abort = abort
 
 
+class LimitError(Exception):
+    """The peer sent more than it may, and was cut off."""
+
+
 class Sink(Protocol):
     """Where a received dataset goes."""
 
@@ -97,7 +101,7 @@ class Sink(Protocol):
         """Take one fragment. Must not keep the view. Must not raise for the storage's troubles."""
 
     async def relieve(self) -> None:
-        """Make room."""
+        """Make room. Raises `LimitError` where no more is taken."""
 
 
 class Discard:
@@ -239,12 +243,19 @@ class Association:
                     # that much in time: the same again for what comes next
                     received = 0
                     self._progress_at = wire.deadline(pace)
-            if sink.pressure:
-                await sink.relieve()
-                received = 0
-                self._progress_at = wire.deadline(pace)
+                if sink.pressure:  # after every piece: a fragment may be as long as its sender likes
+                    await self._relieve(sink)
+                    received = 0
+                    self._progress_at = wire.deadline(pace)
             if control & LAST:
                 return
+
+    async def _relieve(self, sink: Sink) -> None:
+        try:
+            await sink.relieve()
+        except LimitError:
+            await self.abort()
+            raise
 
     async def _fragment(self) -> tuple[int, int, int]:
         """Wait for the next presentation data value: length of its fragment, context id, message control header."""
@@ -305,6 +316,18 @@ class Association:
         """Queue a command set without dataset. Raises `ConnectionLostError`."""
         self.machine.fire(Evt.EVT9)
         self.wire.writelines(self._fragments(context_id, memoryview(command), COMMAND, last=True))
+
+    async def flush(self) -> None:
+        """Wait until the peer took enough of what was sent; one that reads nothing in `Limits.response` is cut off."""
+        self.wire.deadline(self.limits.response)
+        try:
+            await self.wire.drain()
+        except ConnectionLostError:
+            self._over(Evt.EVT17)
+            raise
+        except DeadlineError as e:
+            await self.abort()
+            raise DeadlineError("it does not read what it is answered") from e
 
     async def send_message(
         self,

@@ -14,6 +14,7 @@ NO_DATASET: Final = 0x0101
 """Command Data Set Type (0000,0800): nothing follows."""
 _DATASET: Final = 0x0001
 
+_LONGEST_UID: Final = 64
 _ELEMENT: Final = Struct("<HHL")
 _U16: Final = Struct("<H")
 
@@ -138,9 +139,12 @@ def echo_request(message_id: int) -> bytes:
 
 
 def response(request: Command, status: int, comment: str = "") -> bytes:
-    """Build the response to ``request``; ``comment`` is cut to the 64 characters of Error Comment (0000,0902)."""
+    """Build the response to ``request``; ``comment`` is cut to the 64 characters of Error Comment (0000,0902).
+
+    What the request calls UIDs and are too long for any is not sent back.
+    """
     parts = []
-    if request.sop_class_uid:
+    if 0 < len(request.sop_class_uid) <= _LONGEST_UID:
         parts.append(_ui(0x0002, request.sop_class_uid))
     parts.append(_us(0x0100, request.field | RESPONSE))
     parts.append(_us(0x0120, request.message_id))
@@ -148,6 +152,6 @@ def response(request: Command, status: int, comment: str = "") -> bytes:
     parts.append(_us(0x0900, status))
     if comment:
         parts.append(_lo(0x0902, comment, 64))
-    if request.sop_instance_uid:
+    if 0 < len(request.sop_instance_uid) <= _LONGEST_UID:
         parts.append(_ui(0x1000, request.sop_instance_uid))
     return _whole(b"".join(parts))
