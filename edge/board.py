@@ -97,6 +97,8 @@ class Board:
     destinations: dict[str, DestinationGauge] = field(default_factory=dict)
     watches: dict[str, WatchGauge] = field(default_factory=dict)
     imports: dict[int, ImportGauge] = field(default_factory=dict)
+    identify_until: float = 0.0
+    """Monotonic; until then the light says "this one"."""
 
     def destination(self, name: str) -> DestinationGauge:
         """The gauge of the destination ``name``, made at its first use."""

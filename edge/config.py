@@ -6,6 +6,7 @@ below and the rules that stand in them, so a field added here needs no change th
 (as tests do) is not checked.
 """
 
+import base64
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
@@ -137,6 +138,16 @@ def _globs(given: str | list[Any]) -> tuple[str, ...]:
     return found
 
 
+def _public_key(text: str) -> str:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError("it is not base64") from None
+    if len(raw) != 32:
+        raise ValueError(f"an Ed25519 public key has 32 bytes, this has {len(raw)}")
+    return text
+
+
 Seconds = Annotated[float, _text('a duration such as "90s" or "72h"', units.duration)]
 Timeout = Annotated[
     float,
@@ -145,6 +156,10 @@ Timeout = Annotated[
 Settle = Annotated[
     float,
     _text('a duration such as "5s"', _within(units.duration, 0.1, 86400, 'from "100ms" to "24h"')),
+]
+KeepAlive = Annotated[
+    float,
+    _text('a duration such as "60s"', _within(units.duration, 5, 3600, 'from "5s" to "1h"')),
 ]
 Bytes = Annotated[int, _text('a size such as "2GiB"', units.size)]
 ObjectSize = Annotated[
@@ -166,6 +181,7 @@ Network = Annotated[str, _text('an address such as "192.168.10.20" or "192.168.1
 HttpUrl = Annotated[str, _text('an address such as "https://cloud.example.org"', _url("http", "https"))]
 MqttUrl = Annotated[str, _text('an address such as "mqtts://broker.example.org:8883"', _url("mqtt", "mqtts"))]
 Globs = Annotated[tuple[str, ...], Rule((str, list), 'a pattern such as "CT*", or a list of them', _globs)]
+PublicKey = Annotated[str, _text("an Ed25519 public key, 32 bytes in base64", _public_key)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 """0 means a free one, which only tests want."""
 
@@ -385,6 +401,14 @@ class Commitment(msgspec.Struct, frozen=True, kw_only=True):
     answer: Literal["stored", "delivered"] = "delivered"
 
 
+class Signer(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody whose commands are obeyed."""
+
+    name: Word
+    """As commands name it in ``issued_by``."""
+    public_key: PublicKey
+
+
 class Mqtt(msgspec.Struct, frozen=True, kw_only=True):
     """The broker that central IT listens on."""
 
@@ -395,6 +419,14 @@ class Mqtt(msgspec.Struct, frozen=True, kw_only=True):
     certificate_file: FilePath | None = None
     key_file: FilePath | None = None
     home_assistant: bool = False
+    acknowledged: bool = True
+    """Whether a monitor acknowledges events; False: they leave once the broker has them."""
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    """``auto``: 5, and 3.1.1 where the broker does not know it."""
+    keep_alive: KeepAlive = 60.0
+    events: Annotated[int, msgspec.Meta(ge=1000, le=10_000_000)] = 200_000
+    """Events kept at most while nobody takes them."""
+    signer: tuple[Signer, ...] = ()
 
 
 class Dashboard(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,7 +54,6 @@ LATER: Final = (
     Later("destination.rate_limit"),
     Later("destination.hours"),
     Later("commitment"),
-    Later("mqtt"),
     Later("dashboard"),
     Later("lights.driver", save="none"),
 )
@@ -295,6 +294,7 @@ def _names(reader: _Reader, document: Mapping[str, Any]) -> None:
             if name in seen:
                 reader.problem((key, index, "name"), f'another {key} is called "{name}" too')
             seen.add(name)
+    _signers(reader, document)
     _watches(reader, document)
     _watched_paths(reader, document)
     names = [name for _, name in _each(document, "destination", "name")]
@@ -306,6 +306,16 @@ def _names(reader: _Reader, document: Mapping[str, Any]) -> None:
             if isinstance(name, str) and name not in names:
                 hint = _nearest(name, names) or "; add a [[destination]] of that name"
                 reader.problem(("route", index, "to", at), f'no destination is called "{name[:64]}"{hint}')
+
+
+def _signers(reader: _Reader, document: Mapping[str, Any]) -> None:
+    """Signers that are called alike: nobody could tell whose word a command is."""
+    mqtt = document.get("mqtt")
+    seen: set[str] = set()
+    for index, name in _each(mqtt if isinstance(mqtt, dict) else {}, "signer", "name"):
+        if name in seen:
+            reader.problem(("mqtt", "signer", index, "name"), f'another signer is called "{name[:64]}" too')
+        seen.add(name)
 
 
 _OURS: Final = ("spool", "quarantine", "db", "identity")

@@ -5,7 +5,7 @@ finding opens when it is first observed, counts while it is observed again, and 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -24,6 +24,10 @@ MOST_OF_A_CODE: Final = 64
 """Findings of one code kept open at once; the oldest gives way."""
 _MOST_COMPONENT: Final = 100
 """Characters of a component."""
+_STRANGERS: Final = frozenset({"title", "import"})
+"""Components whose second word is an AE title or the name of a file or medium: kept out of the log."""
+_LINES: Final = 60
+"""Lines of the log in a minute."""
 
 
 class Severity(StrEnum):
@@ -150,6 +154,12 @@ CODES: Final[dict[str, Code]] = {
             _E,
             "A certificate or key of this box cannot be used: {detail}",
             "Repair the file, then: systemctl reload edge. One that was read before stays in force until then.",
+        ),
+        _code(
+            "BROKER_DOWN",
+            _I,
+            "IT does not see this box: the broker cannot be reached: {detail}",
+            "Nothing for the images. What happens meanwhile is kept and told later.",
         ),
         _code(
             "RESTART_NEEDED",
@@ -282,13 +292,38 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     advice: str
 
 
+Listener = Callable[[str, str, bool, int], None]
+"""Hears of an opening (True) or a closing: code, component, which of the two, and the count."""
+
+
 class Journal:
     """The open findings, by (code, component)."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._listener: Listener | None = None
         self._open: dict[tuple[str, str], Finding] = {}
         self._seen: dict[tuple[str, str], float] = {}
+        self._minute = float("-inf")
+        self._lines = 0
+
+    def listen(self, listener: Listener) -> None:
+        """Let ``listener`` hear of every opening and closing, and now of what is open. One that fails is passed over.
+
+        It is called where the finding was noted, so it may not wait.
+        """
+        self._listener = listener
+        for finding in list(self._open.values()):
+            self._tell(finding, is_open=True)
+
+    def _tell(self, finding: Finding, *, is_open: bool) -> None:
+        if self._listener is None:
+            return
+        try:
+            self._listener(finding.code, finding.component, is_open, finding.count)
+        except Exception:
+            # whoever has a finding to note has nothing to do with who hears of it
+            log.exception("a finding was not told")
 
     def note(self, code: str, component: str, detail: str = "") -> None:
         """Open the finding, or count it once more. ``detail`` is cut at 300 characters."""
@@ -306,8 +341,10 @@ class Journal:
         """Close the finding, if it is open."""
         component = printable(component, _MOST_COMPONENT)
         self._seen.pop((code, component), None)
-        if self._open.pop((code, component), None) is not None:
-            log.info("finding closed", code=code, component=component)
+        closed = self._open.pop((code, component), None)
+        if closed is not None:
+            self._say("finding closed", code, component)
+            self._tell(closed, is_open=False)
 
     def _put(self, code: str, component: str, detail: str, *, count: int) -> None:
         kind = CODES[code]
@@ -316,7 +353,7 @@ class Journal:
         if old is None:
             self._make_room(code)
             # what is said of it stays out of the log, which leaves the box
-            log.warning("finding", code=code, component=component, severity=str(kind.severity))
+            self._say("finding", code, component)
         self._seen[key] = self._clock.monotonic()
         self._open[key] = Finding(
             code=code,
@@ -327,6 +364,21 @@ class Journal:
             text=kind.text.format(detail=printable(detail)),
             advice=kind.advice,
         )
+        if old is None:
+            self._tell(self._open[key], is_open=True)
+
+    def _say(self, event: str, code: str, component: str) -> None:
+        """Log it, unless a flood has had its share of lines this minute."""
+        now = self._clock.monotonic()
+        if now - self._minute >= 60:  # noqa: PLR2004 - a minute
+            if self._lines > _LINES:
+                log.info("findings were silenced", lines=self._lines - _LINES)
+            self._minute, self._lines = now, 0
+        self._lines += 1
+        if self._lines <= _LINES:
+            head, _, _ = component.partition(".")
+            shown = head if head in _STRANGERS else component
+            log.warning(event, code=code, component=shown, severity=str(CODES[code].severity))
 
     def _make_room(self, code: str) -> None:
         codes = Counter(name for name, _ in self._open)
@@ -337,7 +389,8 @@ class Journal:
         else:
             return
         oldest = next(key for key in self._open if key[0] == crowd)
-        del self._open[oldest], self._seen[oldest]
+        del self._seen[oldest]
+        self._tell(self._open.pop(oldest), is_open=False)
 
     def open(self) -> tuple[Finding, ...]:
         """Every open finding, the worst first, then the oldest."""

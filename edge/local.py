@@ -15,6 +15,8 @@ from edge.store import Choice, StoreError
 SOCKET: Final = "control.sock"
 _MOST: Final = 1 << 20
 _PATIENCE: Final = 30.0
+_WHO: Final = "command line"
+"""Who decided, on the trail and in events: never what a program at the socket says of itself."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,7 +26,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     choice: Choice = Choice()
     reason: str = ""
     force: bool = False
-    who: str = "command line"
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +101,7 @@ class LocalServer:
                 number = await self._control.act(
                     request.command,
                     request.choice,
-                    who=request.who,
+                    who=_WHO,
                     reason=request.reason,
                     force=request.force,
                 )

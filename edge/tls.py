@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from edge.config import ClientTls, Config, DimseDestination, ReceiveTls
+from edge.config import ClientTls, Config, DimseDestination, Mqtt, ReceiveTls
 
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; those of 1.3 are all good (RFC 9325 4.2)."""
@@ -210,7 +210,15 @@ def every(config: Config) -> tuple[Credentials, ...]:
         for destination in config.destination
         if isinstance(destination, DimseDestination) and destination.tls is not None
     ]
+    if config.mqtt is not None and config.mqtt.url.startswith("mqtts:"):
+        found.append(broker_credentials(config.mqtt))
     return tuple(found)
+
+
+def broker_credentials(mqtt: Mqtt) -> Credentials:
+    """Return those of the MQTT broker."""
+    files = ClientTls(ca_file=mqtt.ca_file, certificate_file=mqtt.certificate_file, key_file=mqtt.key_file)
+    return Credentials("mqtt", mqtt.certificate_file, lambda: client_context(files))
 
 
 def date(timestamp: float) -> str:

@@ -1,5 +1,6 @@
 """The fake that stands where a real part cannot be made to do what is asked. It keeps the contract of its seam."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
@@ -91,3 +92,20 @@ def plenty() -> Reservation:
     reservation = Ledger(lambda: Free(1 << 50, 1 << 30), 0).begin()
     assert reservation is not None
     return reservation
+
+
+class FakeBrokerSession:
+    """A broker in memory that knows what was published over one connection; `codes` are the next PUBACKs."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, bytes, int, bool]] = []
+        self.codes: list[int] = []
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
+        self.published.append((topic, payload, qos, retain))
+        await asyncio.sleep(0)
+        return self.codes.pop(0) if self.codes else 0
+
+    def on(self, topic: str) -> list[bytes]:
+        """The payloads published on ``topic``, in order."""
+        return [payload for name, payload, _, _ in self.published if name == topic]

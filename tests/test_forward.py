@@ -1,6 +1,7 @@
 """The dispatcher: outcomes become states; the sick block nobody, lose nothing, and nobody gives up."""
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -33,12 +34,16 @@ CT = Kind("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
 MIDWAY = Unreachable("ABORTED", "it aborted.", midway=True)
 
 
+def content(number: int) -> bytes:
+    return f"{number:4}".encode()
+
+
 def instance(number: int, *, uid: str = "", digest: int | None = None) -> Instance:
     return Instance(
         id=number,
         kind=CT,
         sop_instance_uid=uid or f"1.2.{number}",
-        digest=(digest or number).to_bytes(32, "big"),
+        digest=digest.to_bytes(32, "big") if digest else hashlib.sha256(content(number)).digest(),
         length=4,
         offset=0,
         source=Source(door="dimse", calling="CT1", called="EDGE", address="127.0.0.1"),
@@ -62,7 +67,7 @@ class World:
     async def arrive(self, numbers: range, destinations: tuple[str, ...] = ("pacs",)) -> None:
         legs = [Leg(name, 1, needs_proof=False) for name in destinations]
         for number in numbers:
-            (self.folder / f"{number}.dcm").write_bytes(b"data")
+            (self.folder / f"{number}.dcm").write_bytes(content(number))
         await self.store.record([(instance(n), legs) for n in numbers])
 
     def lane(

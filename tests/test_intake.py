@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -24,6 +25,7 @@ from edge.dicom.command import CommandField
 from edge.findings import Journal
 from edge.intake import door as doors
 from edge.intake import index as indexing
+from edge.intake import recovery as recovering
 from edge.intake.admission import Admission
 from edge.intake.door import Door, Incoming, MismatchError, NoRoomError, RefusedError
 from edge.intake.guard import DiskGuard
@@ -35,7 +37,7 @@ from edge.model import Instance, Kind, Source
 from edge.routing import Leg, Routing
 from edge.spool import Free, Identity, Ledger, Spool, Syncer
 from edge.spool.part import CHUNK
-from edge.store import Recorded, Store
+from edge.store import Choice, Recorded, Store
 from edge.supervise import Supervisor
 from tests.fakes import ManualClock
 from tests.peers import wire
@@ -258,8 +260,7 @@ async def test_an_object_is_written_and_synced_then_answered_then_renamed_then_c
     assert await asyncio.to_thread(send, port, one) == [0x0000]
     await here.indexed()
     events = list(dict.fromkeys(recording.events))
-    assert events[0] == "write part"
-    assert set(events[1:3]) == {"sync part", "sync folder"}
+    assert set(events[:3]) == {"write part", "sync part", "sync folder"}
     assert events[3:] == ["answer", "rename", "commit"]
     last_write = max(n for n, event in enumerate(recording.events) if event == "write part")
     assert last_write < recording.events.index("sync part"), "nothing is written after the sync"
@@ -360,14 +361,26 @@ async def test_a_disk_that_fills_in_the_middle_of_an_object_drains_it_and_leaves
     def full(*_: object) -> int:
         raise error(errno.ENOSPC)
 
+    large, small = ct(1)[0], tiny(1)[0]
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        large, small = ct(1)[0], tiny(1)[0]
-        assert await asyncio.to_thread(send, port, large, small) == [status.OUT_OF_RESOURCES] * 2
-    assert here.files() == {}
-    assert here.codes() == []
-    assert here.board.refused == 2
+        assert await asyncio.to_thread(send, port, large) == [status.OUT_OF_RESOURCES]
+    await until(lambda: here.files() == {})
+    assert here.codes() == ["STORAGE_ERROR"]
+    assert here.board.refused == 1
     assert await asyncio.to_thread(send, port, small) == [0x0000]
+
+
+async def test_a_disk_that_says_it_has_room_and_gives_none_closes_intake_after_a_second_object(
+    here: Box, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quota(*_: object) -> int:
+        raise error(errno.EDQUOT)
+
+    monkeypatch.setattr(os, "pwrite", quota)
+    assert await asyncio.to_thread(send, port, *tiny(2)) == [status.OUT_OF_RESOURCES] * 2
+    assert not here.board.intake_open
+    assert here.codes() == ["STORAGE_ERROR", "INTAKE_CLOSED"]
 
 
 async def test_an_error_of_the_disk_at_the_sync_is_a_finding_and_no_success(
@@ -405,7 +418,7 @@ async def test_a_disk_that_is_too_slow_gets_an_answer_in_time_and_leaves_nothing
     with pytest.raises(NoRoomError, match="the disk is too slow"):
         async with asyncio.timeout(20):
             await here.receive(tiny(1)[0])
-    assert here.files() == {}
+    await until(lambda: here.files() == {})
     assert here.board.instances == 0
     let_go.set()
 
@@ -446,7 +459,7 @@ async def test_a_mismatch_that_cannot_be_set_aside_is_refused_all_the_same(here:
     incoming.write(memoryview(one.dataset))
     with pytest.raises(MismatchError):
         await here.door.finish(incoming)
-    assert here.files() == {}
+    await until(lambda: here.files() == {})
     assert here.codes() == ["QUARANTINED"]
 
 
@@ -778,6 +791,78 @@ async def test_sending_a_lost_object_again_is_the_cure(tmp_path: Path) -> None:
         await again.indexed()
         assert again.published() == [second.id]
         assert await again.queued() == [first.id, second.id]
+
+
+@pytest.mark.parametrize("harm", ["removed", "changed", "cut", "unreadable"])
+async def test_an_object_sent_again_is_the_cure_where_the_stored_file_is_not_what_it_was_and_nobody_knew(
+    tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = tiny(1)
+    async with box(tmp_path) as before:
+        first = await before.receive(one)
+        await before.indexed()
+        path = before.spool.path(first.id)
+    if harm == "removed":
+        path.unlink()
+    elif harm == "changed":
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    elif harm == "cut":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        monkeypatch.setattr("edge.intake.soundness.examine", broken)
+    async with box(tmp_path) as here:
+        second = await here.receive(one)
+        await here.indexed()
+        assert here.spool.path(second.id).read_bytes()[second.offset :] == one.dataset
+        states = {number: state for number, (state, _) in (await here.rows()).items()}
+        gone = "quarantined" if harm in {"changed", "cut"} else "lost"
+        assert states == {first.id: gone, second.id: "stored"}
+        assert second.id in await here.queued()
+        code = {"removed": "LOST", "unreadable": "STORAGE_ERROR"}.get(harm, "DAMAGED_FILE")
+        assert here.codes() == [code]
+
+
+def broken(_path: Path) -> None:
+    raise error(errno.EIO)
+
+
+async def test_one_file_that_cannot_be_deleted_keeps_no_object_from_being_recovered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = tiny(3)
+    async with box(tmp_path) as before:
+        ids = [(await before.receive(one)).id for one in objects]
+        before.start_index()
+        await until(lambda: not before.board.unindexed)
+        await before.store.decide("cancel", Choice(), who="test", reason="test")
+        assert await before.store.expire(ids[:1], "test") == ids[:1]
+        orphan = (await before.receive(tiny(4)[3])).id
+    async with box(tmp_path) as after:
+        monkeypatch.setattr(after.spool, "delete", lambda _ids: broken(tmp_path))
+        await after.recover()
+        assert orphan in after.published()
+        assert orphan in await after.queued()
+        assert after.codes() == ["STORAGE_ERROR"]
+
+
+async def test_a_recovery_that_is_hindered_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovering, "_FIRST_PAUSE", 0.0)
+    (one,) = tiny(1)
+    async with box(tmp_path) as before:
+        sealed = await before.receive(one)
+    async with box(tmp_path) as after:
+        waiting, calls = after.spool.waiting, Counter[str]()
+
+        def once_broken() -> list[int]:
+            calls["waiting"] += 1
+            if calls["waiting"] == 1:
+                raise error(errno.EIO)
+            return waiting()
+
+        monkeypatch.setattr(after.spool, "waiting", once_broken)
+        await after.recover()
+        assert after.published() == [sealed.id]
+        assert after.codes() == ["STORAGE_ERROR"]
 
 
 async def test_a_spare_left_by_a_crash_after_its_commit_goes_at_the_next_start(

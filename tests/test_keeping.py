@@ -6,20 +6,23 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge.board import Board
-from edge.clock import SystemClock
+from edge.clock import SystemClock, kernel_synchronised
 from edge.findings import Journal
 from edge.intake.admission import Admission
 from edge.intake.guard import DiskGuard
+from edge.intake.soundness import Soundness
 from edge.keeping.audit import Audit
 from edge.keeping.retention import Retention
 from edge.keeping.timekeeper import Timekeeper, latest
+from edge.model import Kind
 from edge.spool import Ballast, FolderError, Free, Ledger, Spool, Syncer, doubts
 from edge.spool import ballast as ballasting
 from edge.states import DeliveryState
-from edge.store import Choice, Settlement, Store
+from edge.store import Choice, Settlement, Store, Stored
 from edge.store.connection import FILE
 from tests.appliance import Edge, dimse
 from tests.fakes import ManualClock
@@ -322,24 +325,57 @@ async def test_intake_opens_again_when_the_disk_proves_itself(tmp_path: Path, mo
 # the clock
 
 
-def test_a_jump_is_said_and_a_wrong_time_too() -> None:
-    clock, kept = ManualClock(), list[str]()
+class Kept(list[str]):
+    async def __call__(self, text: str) -> None:
+        self.append(text)
+
+
+async def test_a_jump_is_said_and_a_wrong_time_too() -> None:
+    clock = ManualClock()
     journal = Journal(clock)
-    keeper = Timekeeper(clock, journal, kept.append)
-    keeper.look()
-    assert kept == [f"{clock.now():.0f}"]
+    keeper = Timekeeper(clock, journal, Kept())
+    await keeper.look()
     clock.pass_time(60)
-    keeper.look()
+    await keeper.look()
     assert [f.code for f in journal.open()] == []
     clock.wall += DAY
-    keeper.look()
+    await keeper.look()
     assert [f.code for f in journal.open()] == ["CLOCK_JUMPED"]
     clock.believed = False
-    keeper.look()
+    await keeper.look()
     assert "CLOCK_WRONG" in {f.code for f in journal.open()}
     clock.believed = True
-    keeper.look()
+    await keeper.look()
     assert "CLOCK_WRONG" not in {f.code for f in journal.open()}
+
+
+async def test_a_time_is_kept_once_it_has_held_for_an_hour_and_never_one_that_was_there_for_a_moment() -> None:
+    clock, kept = ManualClock(), Kept()
+    keeper = Timekeeper(clock, Journal(clock), kept)
+    for _ in range(59):
+        await keeper.look()
+        clock.pass_time(60)
+    assert kept == []
+    clock.wall += 12 * 365 * DAY
+    await keeper.look()
+    clock.pass_time(60)
+    clock.wall -= 12 * 365 * DAY
+    for _ in range(59):
+        await keeper.look()
+        clock.pass_time(60)
+    assert kept == []
+    clock.pass_time(60.9)
+    await keeper.look()
+    assert kept == [str(int(clock.now()))], "and never later than it is"
+
+
+def test_a_synchronised_clock_is_believed_whatever_has_been(tmp_path: Path) -> None:
+    ahead = 4102444800.0
+    assert not SystemClock(ahead).trusted()
+    assert SystemClock(ahead, lambda: True).trusted()
+    assert not SystemClock(ahead, lambda: False).trusted()
+    assert isinstance(kernel_synchronised(), bool)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_clock_that_says_less_than_what_has_been_is_not_believed(tmp_path: Path) -> None:
@@ -409,6 +445,31 @@ def test_a_row_that_differs_from_a_sound_file_is_corrected(tmp_path: Path) -> No
         assert trace["trail"][-1]["event"] == "amended"
 
 
+async def test_a_file_that_cannot_be_read_keeps_no_other_from_being_looked_at() -> None:
+    clock = ManualClock()
+    journal = Journal(clock)
+    row = Stored(id=1, kind=Kind("1.3", "1.4"), sop_instance_uid="1.2", digest=b"", length=0, offset=0)
+    marks, seen = list[int](), list[int]()
+
+    class Three:
+        async def next_to_audit(self, _most: int) -> list[Stored]:
+            return [msgspec.structs.replace(row, id=n) for n in (1, 2, 3)]
+
+        async def audited(self, last: int) -> None:
+            marks.append(last)
+
+    class Sight:
+        async def check(self, number: int) -> None:
+            seen.append(number)
+            if number == 2:
+                raise EIO
+
+    audit = Audit(Sight(), Three(), journal, lambda: 1 << 50)  # type: ignore[arg-type]
+    assert await audit.batch() == 3
+    assert (seen, marks) == ([1, 2, 3], [3])
+    assert [f.code for f in journal.open()] == ["STORAGE_ERROR"]
+
+
 async def audit_once(storage: Path) -> None:
     """Check every file, as an appliance does in a month."""
     clock, syncer = SystemClock(), Syncer()
@@ -416,7 +477,8 @@ async def audit_once(storage: Path) -> None:
     store = await Store.open(storage, clock, 1 << 30, spool.path)
     committing = asyncio.create_task(store.run())
     try:
-        audit = Audit(spool, syncer, store, Journal(clock), lambda: 1 << 50)
+        journal = Journal(clock)
+        audit = Audit(Soundness(spool, syncer, store, journal), store, journal, lambda: 1 << 50)
         assert await audit.batch() == 1
         assert await audit.batch() == 0, "and then it begins anew"
     finally:

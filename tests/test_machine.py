@@ -285,7 +285,7 @@ class Session:
             destinations=len(PACS),
         )
         self.lanes = [self._lane(destination, store) for destination in self.world.destinations]
-        self.control = Control(store, self._hasten)
+        self.control = Control(store, self)
         self.recover(store.mended)
         for lane in self.lanes:
             serve = partial(self._after_the_parts, lane)
@@ -437,7 +437,16 @@ class Session:
             spawn=self.supervisor.spawn,
         )
 
-    def _hasten(self, name: str) -> None:
+    def has(self, name: str) -> bool:
+        return any(lane.name == name for lane in self.lanes)
+
+    def pause(self, name: str) -> None:
+        raise NotImplementedError(name)
+
+    def resume(self, name: str) -> None:
+        raise NotImplementedError(name)
+
+    def hasten(self, name: str) -> None:
         for lane in self.lanes:
             if name in ("", lane.name):
                 lane.gate.hasten()

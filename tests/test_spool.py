@@ -19,6 +19,7 @@ from edge.spool import part as parts
 from edge.spool import reader as reading
 from edge.spool.files import storage_trouble
 from edge.spool.part import CHUNK
+from edge.spool.reader import ChangedError
 from tests.fakes import plenty
 
 HEAD = 1000
@@ -52,6 +53,10 @@ def data(length: int) -> bytes:
 def feed(part: Part, content: bytes, size: int) -> None:
     for start in range(0, len(content), size):
         part.write(memoryview(content)[start : start + size])
+
+
+def open_files() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
 
 
 def until_idle(part: Part) -> None:
@@ -376,6 +381,30 @@ async def test_a_seal_asked_for_before_the_error_of_a_write_is_heard_of_fails_al
     part.close()
 
 
+async def test_a_discarded_part_is_gone_at_once_and_its_descriptor_when_no_thread_uses_it(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, go = os.pwrite, threading.Event()
+
+    def held(fd: int, data: bytes, at: int) -> int:
+        if not go.wait(30):
+            raise TimeoutError
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", held)
+    before = open_files()
+    part = spool.create(1, HEAD, MIB, plenty())
+    part.write(memoryview(bytes(CHUNK)))
+    part.discard(lambda: spool.discard(1))
+    async with asyncio.timeout(10):
+        while spool.part_path(1).exists():  # noqa: ASYNC110 - a thread unlinks it
+            await asyncio.sleep(0.001)
+        assert open_files() != before, "a thread still writes to it"
+        go.set()
+        while open_files() != before:  # noqa: ASYNC110 - a thread closes it
+            await asyncio.sleep(0.001)
+
+
 async def test_what_is_left_at_the_end_goes_to_the_thread_that_is_at_work(
     spool: Spool, syncer: Syncer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -658,6 +687,11 @@ def as_it_is(_: pytest.MonkeyPatch) -> None:
     pass
 
 
+def reading_of(path: Path, content: bytes, syncer: Syncer) -> Reader:
+    """Read what should be ``content``, after a head."""
+    return Reader(path, HEAD, len(content), hashlib.sha256(content).digest(), syncer)
+
+
 ways = pytest.mark.parametrize("way", [as_it_is, half_cached, not_cached, no_such_call])
 
 
@@ -670,7 +704,7 @@ async def test_a_reader_gives_exactly_the_bytes_asked_for(
     path.write_bytes(bytes(HEAD) + content)
     way(monkeypatch)
     got = []
-    with Reader(path, HEAD, syncer) as reader:
+    with reading_of(path, content, syncer) as reader:
         for count in (1, 0, 2, 65_536, 4096, 131_071, 300_000 - 200_706):
             got.append(await reader.read(count))
             assert len(got[-1]) == count
@@ -684,26 +718,37 @@ async def test_a_file_that_ends_too_soon_is_an_error_and_never_fewer_bytes(
     path = tmp_path / "1.dcm"
     path.write_bytes(bytes(HEAD + 99))
     way(monkeypatch)
-    with Reader(path, HEAD, syncer) as reader:
+    with reading_of(path, data(100), syncer) as reader:
         assert len(await reader.read(50)) == 50
         with pytest.raises(EOFError, match=r"1\.dcm is shorter than its seal says"):
             await reader.read(50)
 
 
+@pytest.mark.parametrize("pieces", [[100], [99, 1], [1, 99]])
+@pytest.mark.parametrize("size", [1, 3000])
+async def test_the_last_piece_of_a_file_that_has_changed_is_never_given(
+    tmp_path: Path, syncer: Syncer, pieces: list[int], size: int
+) -> None:
+    content = data(100 * size)
+    path = tmp_path / "1.dcm"
+    path.write_bytes(bytes(HEAD) + b"\xff" + content[1:])
+    with reading_of(path, content, syncer) as reader:
+        for count in pieces[:-1]:
+            await reader.read(count * size)
+        with pytest.raises(ChangedError, match=r"1\.dcm is not what was received"):
+            await reader.read(pieces[-1] * size)
+
+
 async def test_a_file_that_is_gone_is_an_error_when_it_is_opened(tmp_path: Path, syncer: Syncer) -> None:
-    with pytest.raises(FileNotFoundError), Reader(tmp_path / "1.dcm", 0, syncer):
+    with pytest.raises(FileNotFoundError), reading_of(tmp_path / "1.dcm", b"", syncer):
         pass
-
-
-def open_files() -> set[Path]:
-    return set(Path("/proc/self/fd").iterdir())
 
 
 async def test_reading_leaves_no_descriptor_behind(tmp_path: Path, syncer: Syncer) -> None:
     path = tmp_path / "1.dcm"
-    path.write_bytes(b"data")
+    path.write_bytes(bytes(HEAD) + b"data")
     before = open_files()
     for _ in range(3):
-        with Reader(path, 0, syncer) as reader:
+        with reading_of(path, b"data", syncer) as reader:
             await reader.read(4)
     assert open_files() == before

@@ -307,7 +307,7 @@ async def test_a_medium_is_shown_above_everything_but_red_until_somebody_has_had
 
 def test_no_light_is_told_by_colour_alone() -> None:
     lights = [shown for _, shown in _TABLE]
-    assert len({one.code for one in lights}) == len(lights) == 9
+    assert len({one.code for one in lights}) == len(lights) == 10
     assert len({(one.color, one.pattern) for one in lights}) == len(lights)
     assert all(one.text.endswith(".") for one in lights)
 

@@ -1,4 +1,4 @@
-"""`edge retry`, `hold`, `release`, `cancel`: what a person decides, carried out by the running appliance."""
+"""`edge retry`, `hold`, `release`, `cancel`, `pause`, `resume`: what a person decides, done by the appliance."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from edge.cli.main import FAILED, NOT_RUNNING, config_option, fail, json_option, print_json, read_config, run_async
+from edge.cli.main import (
+    BAD_USAGE,
+    FAILED,
+    NOT_RUNNING,
+    config_option,
+    fail,
+    json_option,
+    print_json,
+    read_config,
+    run_async,
+)
 from edge.local import NotRunningError, Request, ask
 from edge.store import Choice, StoreError
 
@@ -42,12 +52,7 @@ def _act(
         reason=reason,
         force=force,
     )
-    try:
-        number = run_async(lambda: ask(config.storage.path, request))
-    except NotRunningError as e:
-        fail(f"{e} Start it with systemctl start edge, or edge run.", NOT_RUNNING)
-    except StoreError as e:
-        fail(str(e))
+    number = _asked(config.storage.path, request)
     # everything was sent meanwhile, by the box itself: what was asked for is so
     content = verb == "retry" and not (uid or delivery is not None) and (not destination or destination in names)
     if options["as_json"]:
@@ -60,6 +65,16 @@ def _act(
         known = f"; destinations are: {', '.join(sorted(names))}" if destination and destination not in names else ""
         fail(f"No delivery was found that this applies to{known}. See: edge queue")
     click.echo(f"{number} {'delivery' if number == 1 else 'deliveries'} {_DONE[verb]}")
+
+
+def _asked(storage: Path, request: Request) -> Any:
+    """Have the running appliance do it; exit where it does not."""
+    try:
+        return run_async(lambda: ask(storage, request))
+    except NotRunningError as e:
+        fail(f"{e} Start it with systemctl start edge, or edge run.", NOT_RUNNING)
+    except StoreError as e:
+        fail(str(e))
 
 
 @click.command()
@@ -84,6 +99,38 @@ def hold(config_path: Path | None, *, reason: str, **options: Any) -> None:
 def release(config_path: Path | None, *, reason: str, **options: Any) -> None:
     """Let held deliveries go."""
     _act("release", config_path, options, reason=reason)
+
+
+@click.command()
+@click.argument("destination")
+@config_option
+@json_option
+def pause(destination: str, config_path: Path | None, *, as_json: bool) -> None:
+    """Send nothing to a destination until it is resumed; its queue grows meanwhile."""
+    _stop_or_go("pause", destination, config_path, as_json=as_json)
+
+
+@click.command()
+@click.argument("destination")
+@config_option
+@json_option
+def resume(destination: str, config_path: Path | None, *, as_json: bool) -> None:
+    """Send to a destination again."""
+    _stop_or_go("resume", destination, config_path, as_json=as_json)
+
+
+def _stop_or_go(verb: str, destination: str, config_path: Path | None, *, as_json: bool) -> None:
+    config = read_config(config_path).config
+    names = [d.name for d in config.destination]
+    if destination not in names:
+        fail(
+            f"There is no destination {destination!r}; the configuration has: {', '.join(names) or 'none'}.", BAD_USAGE
+        )
+    changed = _asked(config.storage.path, Request(command=verb, choice=Choice(destination=destination)))
+    if as_json:
+        print_json({"destination": destination, "changed": bool(changed)})
+    else:
+        click.echo(f"{destination} {'is' if changed else 'was already'} {verb}d")
 
 
 @click.command()

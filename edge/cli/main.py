@@ -44,6 +44,8 @@ class LazyGroup(click.Group):
         "hold": "acts",
         "release": "acts",
         "cancel": "acts",
+        "pause": "acts",
+        "resume": "acts",
         "import": "importing",
         "echo": "echo",
         "demo": "demo",
@@ -81,7 +83,22 @@ def chosen_config(path: Path | None) -> Path:
 
 
 def read_config(path: Path | None) -> Loaded:
-    """Load the configuration that is meant; exit 2 with every error in it."""
+    """Load the configuration in force: that of the file, unless another was set over MQTT. Exit 2 with every error."""
+    own = read_own_config(path)
+    storage = own.config.storage.path
+    try:
+        remote = (storage / "twin").is_dir()
+    except OSError:  # whoever may not look into it cannot do more than read the file
+        remote = False
+    if not remote:
+        return own
+    from edge.telemetry.twin import Twin  # noqa: PLC0415 - most boxes have none, and no command shall wait for it
+
+    return Twin(storage, chosen_config(path)).load(own)
+
+
+def read_own_config(path: Path | None) -> Loaded:
+    """Load the configuration file that is meant; exit 2 with every error in it."""
     chosen = chosen_config(path)
     try:
         return load(chosen)

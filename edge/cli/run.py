@@ -1,6 +1,7 @@
 """`edge run`, the appliance in the foreground, and `edge check`, which validates its configuration."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -17,7 +18,7 @@ from edge.cli.main import (
     fail,
     json_option,
     print_json,
-    read_config,
+    read_own_config,
     run_async,
 )
 from edge.clock import SystemClock
@@ -25,6 +26,7 @@ from edge.config import Config
 from edge.configfile import ConfigError, Loaded, load
 from edge.spool import doubts
 from edge.supervise import CrashLoopError
+from edge.telemetry.twin import Twin
 from edge.tls import date, every
 
 
@@ -32,7 +34,7 @@ from edge.tls import date, every
 @config_option
 def run(config_path: Path | None) -> None:
     """Run the appliance until SIGTERM or Ctrl-C."""
-    loaded = read_config(config_path)
+    loaded = read_own_config(config_path)
     _set_up_logging()
     try:
         run_async(lambda: _run(loaded, chosen_config(config_path)))
@@ -40,13 +42,33 @@ def run(config_path: Path | None) -> None:
         fail(str(e))
 
 
-async def _run(loaded: Loaded, path: Path) -> None:
-    appliance = Appliance(loaded.config, loaded.notices)
+async def _run(own: Loaded, path: Path) -> None:
+    """Run the appliance, and again as often as it ends to begin anew: with the configuration then in force."""
+    while True:
+        twin = Twin(own.config.storage.path, path)
+        with contextlib.suppress(OSError):  # a disk that cannot be written is told by the appliance itself
+            if not twin.count_start():
+                twin.roll_back("START_FAILED")
+        try:
+            if not await _serve(twin.load(own), path, twin):
+                return
+        except (StartError, CrashLoopError) as e:
+            if twin.record.status != "trial":
+                raise
+            structlog.get_logger().warning("the configuration on trial does not start", error=str(e))
+            twin.roll_back("START_FAILED")
+        with contextlib.suppress(ConfigError):  # as it was: what is wrong now waits for somebody to run edge check
+            own = load(path)
+
+
+async def _serve(loaded: Loaded, path: Path, twin: Twin) -> bool:
+    appliance = Appliance(loaded.config, loaded.notices, twin=twin)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, appliance.stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(appliance, path))
     await appliance.run(_announce)
+    return appliance.again
 
 
 def _reload(appliance: Appliance, path: Path) -> None:
@@ -84,7 +106,7 @@ def _set_up_logging() -> None:
 @json_option
 def check(config_path: Path | None, *, as_json: bool) -> None:
     """Validate the configuration: every error at once, with line and key."""
-    loaded = read_config(config_path)
+    loaded = read_own_config(config_path)
     _check_certificates(loaded.config, chosen_config(config_path))
     found = doubts(loaded.config.storage.path)
     if as_json:

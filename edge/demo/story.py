@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edge.clock import SystemClock
+from edge.demo.broker import DemoBroker
 from edge.demo.peers import LOOPBACK, Pacs, send_study, until
 from edge.demo.phantom import Image, study
 from edge.findings import Journal
@@ -41,6 +42,9 @@ ae_title = "PACS"
 associations = 4
 timeouts = {{ connect = "3s", response = "10s" }}
 """
+_MQTT: Final = """[mqtt]
+url = "mqtt://127.0.0.1:{broker}"
+"""
 _START: Final = 20.0
 _DRAIN: Final = 90.0
 
@@ -62,18 +66,24 @@ class Stage:
         self._storage = folder / "storage"
         self._config = folder / "edge.toml"
         self._log = folder / "edge.log"
+        self._folder = folder
+        self._broker: DemoBroker | None = None
         self._process: asyncio.subprocess.Process | None = None
 
     async def open(self) -> None:
         """Switch everything on."""
         await self.pacs.start()
         self.port = await _free_port()
+        broker = self._broker = DemoBroker(self._folder, await _free_port())
+        watching = await broker.start()
         text = _CONFIG.format(storage=self._storage, port=self.port, pacs=self.pacs.port)
+        text += _MQTT.format(broker=broker.port) * broker.there
         self._config.write_text(text, "utf-8")
         await self.start_appliance()
         self.console.print(f"appliance  AE title EDGE on {LOOPBACK} port {self.port}")
         self.console.print(f"PACS       AE title PACS on {LOOPBACK} port {self.pacs.port}")
         self.console.print(f"to look:   edge status --config {self._config}", style="dim", soft_wrap=True)
+        self.console.print(f"to watch:  {watching}", style="dim", soft_wrap=True)
 
     async def start_appliance(self) -> None:
         """Start the appliance's process and wait until it serves."""
@@ -104,6 +114,8 @@ class Stage:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
             await self._process.wait()
+        if self._broker is not None:
+            await self._broker.stop()
         await self.pacs.stop()
 
     async def scan(self, images: int, number: int) -> None:

@@ -121,7 +121,7 @@ class DimseSession:
             detail = f"it takes no {kind.sop_class_uid} in transfer syntax {kind.transfer_syntax_uid}"
             return Refused("CONTEXT_REJECTED", detail, unsupported=True)
         try:
-            reader = Reader(parcel.path, parcel.offset, self._syncer)
+            reader = Reader(parcel.path, parcel.offset, parcel.length, parcel.digest, self._syncer)
             with reader:
                 answer = await requestor.store(parcel.kind, parcel.sop_instance_uid, parcel.length, reader.read)
         except NoContextError as e:

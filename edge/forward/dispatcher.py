@@ -75,6 +75,7 @@ class Lane:
         self._spawn = spawn
         self._hint = store.hint(name)
         self._stopping = asyncio.Event()
+        self._resumed = asyncio.Event()
         self._joined: set[asyncio.Task[None]] = set()
         self._wide_at = 0.0
         self._later = 0
@@ -85,6 +86,18 @@ class Lane:
         """Let what is on the wire be answered and settled, then let `run` return."""
         self._stopping.set()
         self._hint.set()
+        self._resumed.set()
+
+    def pause(self) -> None:
+        """Let what is on the wire be answered, then send nothing until `resume`."""
+        self._gauge.paused = True
+        self._resumed.clear()
+        self._hint.set()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._gauge.paused = False
+        self._resumed.set()
 
     async def run(self) -> None:
         """Serve until `stop`."""
@@ -103,6 +116,9 @@ class Lane:
     async def _round(self) -> None:
         """Wait for work and for the gate, then serve one session."""
         await self._settle_late()
+        if self._gauge.paused:
+            await self._wait(self._resumed, _POLL)
+            return
         self._hint.clear()
         needs = await self._store.upcoming(self.name)
         if not needs:
@@ -139,7 +155,7 @@ class Lane:
         settling: asyncio.Task[None] | None = None
         busy_since = worked_at = self._clock.monotonic()
         try:
-            while session.usable and not self._stopping.is_set():
+            while session.usable and not self._stopping.is_set() and not self._gauge.paused:
                 if self._unsettled:
                     await self._settle_late()
                 parcels = await (ahead or self._claim())

@@ -14,6 +14,7 @@ import msgspec
 from edge.board import Board
 from edge.clock import Clock
 from edge.dicom import part10, status
+from edge.dicom.association import LimitError
 from edge.dicom.header import read_header
 from edge.findings import Journal
 from edge.intake import seal as seals
@@ -36,6 +37,10 @@ class RefusedError(Exception):
 
 class NoRoomError(RefusedError):
     """There is no room, or intake is closed: the sender should try again later (A700)."""
+
+
+class TooLongError(RefusedError, LimitError):
+    """It is longer than any object may be; who sends it over the network is cut off."""
 
 
 class MismatchError(RefusedError):
@@ -69,7 +74,9 @@ class Incoming:
         return self.part.pressure
 
     async def relieve(self) -> None:
-        """Sync what was written so far."""
+        """Wait for the disk. Raises `TooLongError`."""
+        if self.part.too_long:
+            raise TooLongError("the object is longer than receive.max_object")
         await self.part.relieve()
 
 
@@ -125,10 +132,9 @@ class Door:
 
     def discard(self, incoming: Incoming) -> None:
         """Forget an object that did not come to its end. A part that cannot be unlinked goes at the next start."""
-        incoming.part.close()
-        incoming.part.room.release()
-        with contextlib.suppress(OSError):
-            self._spool.discard(incoming.part.id)
+        part = incoming.part
+        part.room.release()
+        part.discard(lambda: self._spool.discard(part.id))
 
     async def finish(self, incoming: Incoming) -> Instance:
         """Seal and sync what was written, and hand it to the index. When this returns, it is safe.
@@ -232,7 +238,7 @@ class Door:
             await incoming.part.seal(lambda _digest: incoming.head.data)
             incoming.part.close()
             incoming.part.room.release()
-            self._spool.set_aside(incoming.part.id, msgspec.json.encode(note))
+            await self._spool.put_aside(incoming.part.id, msgspec.json.encode(note))
         except OSError:
             self.discard(incoming)
         self._journal.note("QUARANTINED", "receive", why)
@@ -241,6 +247,9 @@ class Door:
         """Turn an error of the disk into an answer and, where it is not about room, a finding."""
         self._board.refused += 1
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if self._admission.refusal() is None:
+                # it says that there is room and gives none (a quota, say): what it does decides
+                self._guard.failed(error)
             return NoRoomError("the disk is full")
         self._guard.failed(error)
         return NoRoomError(f"the disk reports: {error.strerror or error}")

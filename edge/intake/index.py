@@ -6,6 +6,7 @@ what was answered stays in the queue (and on disk) until it can.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -14,6 +15,7 @@ from edge.board import Board
 from edge.clock import Clock
 from edge.findings import Journal
 from edge.intake.admission import Admission
+from edge.intake.soundness import Soundness
 from edge.model import Instance
 from edge.routing import Leg
 from edge.spool import Spool, Syncer
@@ -49,6 +51,7 @@ class Index:
         self._board = board
         self._journal = journal
         self._clock = clock
+        self._soundness = Soundness(spool, syncer, store, journal)
         self._waiting: deque[tuple[float, Instance, Sequence[Leg]]] = deque()
         self._fates: dict[int, asyncio.Future[Recorded | None]] = {}
         self._spares: deque[int] = deque(maxlen=_SPARES)
@@ -123,6 +126,7 @@ class Index:
         for number, recording in recorded:
             if recording.twin:
                 self._journal.note("TWIN", "receive", f"The second is object {number}.")
+        recorded = await self._doubt(batch, recorded)
         spares = [number for number, recording in recorded if recording.fate is Fate.DUPLICATE]
         if spares:
             self._spares.extend(spares)
@@ -131,6 +135,35 @@ class Index:
             except OSError as e:  # a spare that stays is found again at the next start
                 self._journal.note("STORAGE_ERROR", "index", e.strerror or str(e))
         return dict(recorded)
+
+    async def _doubt(
+        self, batch: list[tuple[Instance, Sequence[Leg]]], recorded: list[tuple[int, Recorded]]
+    ) -> list[tuple[int, Recorded]]:
+        """Look at the files for which others are spares: where one is gone or damaged, the spare is the cure."""
+        stand_for = {recording.id for _, recording in recorded if recording.fate is Fate.DUPLICATE}
+        unsound = {number for number in stand_for if not await self._sound(number)}
+        again = {number for number, r in recorded if r.fate is Fate.DUPLICATE and r.id in unsound}
+        if not again:
+            return recorded
+        fresh = await self._record([(i, legs) for i, legs in batch if i.id in again])
+        while fresh is None:
+            await asyncio.sleep(_RETRY)
+            fresh = await self._record([(i, legs) for i, legs in batch if i.id in again])
+        return [one for one in recorded if one[0] not in again] + fresh
+
+    async def _sound(self, number: int) -> bool:
+        """Whether an object's file is what was received; one that cannot be read is lost, until a start can."""
+        while True:
+            try:
+                return await self._soundness.check(number) is not None
+            except OSError as e:
+                self._journal.note("STORAGE_ERROR", "index", f"object {number}: {e.strerror or e}")
+                with contextlib.suppress(StoreError):
+                    await self._store.lose([number])
+                    return False
+            except StoreError:
+                pass  # nothing can be recorded now: the store's keeper says it
+            await asyncio.sleep(_RETRY)
 
     async def _record(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> list[tuple[int, Recorded]] | None:
         """Publish and record; None where that must be tried again."""

@@ -22,6 +22,8 @@ from edge.intake.admission import Admission
 
 log = structlog.get_logger()
 
+_LONGEST_TITLE: Final = 64
+"""Characters that are remembered of an AE title, four times as many as one has."""
 _MOST_KEPT: Final = 256
 """Addresses and titles of which something is remembered; the one longest without news is forgotten."""
 _MEMORY: Final = 3600.0
@@ -67,7 +69,7 @@ class ReceivePolicy:
         """Check titles and address, and whether there is room for what would be sent."""
         peer = Peer(request.calling, request.called, address)
         if request.called not in self._titles:
-            return self._refuse(peer, CALLED_UNKNOWN, f"this box is not called {request.called!r}")
+            return self._refuse(peer, CALLED_UNKNOWN, "it calls this box by another name", f": {request.called!r}")
         if not (self._anyone or self._known(request.calling, address)):
             return self._refuse(peer, CALLING_UNKNOWN, "it is not among the modalities")
         only_storage = bool(request.contexts) and all(self.offers(c.abstract_syntax) for c in request.contexts)
@@ -79,15 +81,15 @@ class ReceivePolicy:
 
     def _notice_twin(self, peer: Peer) -> None:
         """Two senders that share a title are often one that was copied: what comes from which cannot be told."""
-        now = self._now()
-        address, at = self._titles_seen.pop(peer.calling, (peer.address, now))
+        now, title = self._now(), peer.calling[:_LONGEST_TITLE]
+        address, at = self._titles_seen.pop(title, (peer.address, now))
         if address != peer.address and now - at < _SAME_DAY:
             self._journal.note(
                 "TITLE_SHARED",
-                f"title.{peer.calling}",
-                f"{peer.calling or 'No AE title'} is used at {address} and at {peer.address}.",
+                f"title.{title}",
+                f"{title or 'No AE title'} is used at {address} and at {peer.address}.",
             )
-        self._titles_seen[peer.calling] = (peer.address, now)
+        self._titles_seen[title] = (peer.address, now)
         if len(self._titles_seen) > _MOST_KEPT:
             self._titles_seen.popitem(last=False)
 
@@ -97,10 +99,10 @@ class ReceivePolicy:
         at = ipaddress.ip_address(address)
         return any(calling == title and (network is None or at in network) for title, network in self._modalities)
 
-    def _refuse(self, peer: Peer, reject: AssociateReject, why: str) -> AssociateReject:
+    def _refuse(self, peer: Peer, reject: AssociateReject, why: str, detail: str = "") -> AssociateReject:
         self._board.refused += 1
         self._say("peer refused", peer, why)
-        self._journal.note("PEER_REFUSED", f"modality.{peer.address}", f"{describe(peer)} was refused: {why}.")
+        self._journal.note("PEER_REFUSED", f"modality.{peer.address}", f"{describe(peer)} was refused: {why}{detail}.")
         return reject
 
     def offers(self, abstract_syntax: str) -> bool:
@@ -138,7 +140,8 @@ class ReceivePolicy:
             self._minute, self._lines = now, 0
         self._lines += 1
         if self._lines <= _LINES:
-            log.info(event, calling=printable(peer.calling, 32), address=peer.address, why=printable(text))
+            # titles stay out of the log, which leaves the box: who is unknown may send anything as one
+            log.info(event, address=peer.address, why=printable(text.removeprefix(describe(peer)).strip()))
 
     def count(self, associations: int) -> None:
         """Show how many associations are open."""

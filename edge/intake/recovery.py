@@ -6,38 +6,33 @@ good seal over other bytes may have been answered, so it is set aside and said, 
 """
 
 import asyncio
-import hashlib
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
 from edge.dicom import part10
-from edge.dicom.header import read_header
 from edge.findings import Journal
 from edge.fsync import sync_path
-from edge.intake import seal as seals
 from edge.intake.index import Index
 from edge.intake.seal import BadSealError, UnknownSealError
-from edge.model import Instance, Kind
+from edge.intake.soundness import DamagedError, examine
+from edge.model import Instance
 from edge.routing import Leg, Routing
 from edge.spool import Spool, Syncer
-from edge.store import Store, StoreError
+from edge.store import Store, StoreError, StoreFailedError
 
 _CHUNK: Final = 1 << 20
 _BATCH: Final = 500
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
+"""Seconds after which what did not succeed is tried again."""
 _EXPIRED, _LOST, _QUARANTINED = "expired", "lost", "quarantined"
 
 log = structlog.get_logger()
-
-
-class DamagedError(Exception):
-    """The seal is good, and file or dataset are not what it says."""
 
 
 class Recovery:
@@ -68,22 +63,32 @@ class Recovery:
         """Files with a lower id are looked at; all of them once the database was made anew."""
 
     async def run(self) -> None:
-        """Recover everything, then return. What the store cannot take is left for the next run."""
-        try:
-            await self._run()
-        except StoreError as e:
-            log.warning("recovery stops until the store is back", error=str(e))
-        finally:
-            self.parts_done.set()
+        """Recover everything, then return. What hinders it is tried again until it does not.
+
+        Where the database must be opened anew, another recovery follows, and this one ends.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._run()
+            except StoreFailedError as e:
+                log.warning("recovery stops until the store is back", error=str(e))
+                return
+            except (StoreError, OSError) as e:
+                log.warning("recovery is not done", error=str(e))
+                self._journal.note("STORAGE_ERROR", "recovery", str(e))
+            else:
+                return
+            finally:
+                self.parts_done.set()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _run(self) -> None:
         parts = [i for i in await self._syncer.run(self._spool.waiting) if i < self._first_id]
         states = await self._store.states(parts)
         for number in parts:
-            if states.get(number) == _EXPIRED:
-                self._spool.discard(number)
-            else:
-                await self._try(self._part, number)
+            await self._try(self._discard if states.get(number) == _EXPIRED else self._part, number)
         self.parts_done.set()
         ids = (i for i in self._spool.published() if i < self._before)
         while batch := await self._syncer.run(lambda: list(islice(ids, _BATCH))):
@@ -94,9 +99,9 @@ class Recovery:
     async def _published(self, ids: list[int]) -> None:
         """Bring rows and files into line: index files without a row, delete those that a tombstone stands for."""
         states = await self._store.states(ids)
-        expired = [i for i in ids if states.get(i) == _EXPIRED]
-        if expired:
-            await self._syncer.run(lambda: self._spool.delete(expired))
+        for number in ids:
+            if states.get(number) == _EXPIRED:
+                await self._try(self._delete, number)
         if lost := [i for i in ids if states.get(i) == _LOST]:
             await self._store.find(lost)
         for number in ids:
@@ -112,6 +117,12 @@ class Recovery:
         except OSError as e:
             self._journal.note("STORAGE_ERROR", "recovery", f"object {number}: {e.strerror or e}")
 
+    async def _discard(self, number: int) -> None:
+        await self._syncer.run(lambda: self._spool.discard(number))
+
+    async def _delete(self, number: int) -> None:
+        await self._syncer.run(lambda: self._spool.delete([number]))
+
     async def _part(self, number: int) -> None:
         path = self._spool.part_path(number)
         try:
@@ -120,7 +131,7 @@ class Recovery:
             await self._quarantine(number, str(e))
             return
         except (BadSealError, part10.NotPart10Error):
-            self._spool.discard(number)
+            await self._discard(number)
             return
         for name in (path, path.parent):
             await self._syncer.run(partial(sync_path, name))
@@ -178,33 +189,3 @@ class Recovery:
             for i in ids
             if i < self._first_id and not self._spool.part_path(i).exists() and not self._spool.path(i).exists()
         ]
-
-
-def examine(path: Path) -> tuple[Instance, tuple[Leg, ...]]:
-    """Read a file's seal and check its dataset against it.
-
-    Raises `NotPart10Error`, `BadSealError`, OSError, and `DamagedError` where seal and file differ.
-    """
-    with path.open("rb") as file:
-        meta = part10.read_meta(file.read(_CHUNK))
-        seal = seals.decode(meta.private)
-        if path.stem != str(seal.id):
-            raise DamagedError(f"{path.name} has the seal of object {seal.id}")
-        size = os.fstat(file.fileno()).st_size
-        if size != meta.offset + seal.length:
-            raise DamagedError(
-                f"{path.name} has {size - meta.offset} bytes of dataset where its seal says {seal.length}"
-            )
-        file.seek(meta.offset)
-        digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-        if digest.digest() != seal.digest:
-            raise DamagedError(f"{path.name} is not what its seal says: the digest differs")
-
-        def read(offset: int, count: int) -> bytes:
-            return os.pread(file.fileno(), count, meta.offset + offset)
-
-        header = read_header(read, seal.length, meta.transfer_syntax_uid)
-    kind = Kind(meta.sop_class_uid, meta.transfer_syntax_uid)
-    return seals.instance(seal, kind, meta.sop_instance_uid, meta.offset, header), seal.legs

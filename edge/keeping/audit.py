@@ -9,13 +9,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
-from edge.dicom.part10 import NotPart10Error
 from edge.findings import Journal
-from edge.intake.recovery import DamagedError, examine
-from edge.intake.seal import BadSealError
-from edge.spool import Spool, Syncer
+from edge.intake.soundness import Soundness
 from edge.store import Store, Stored, StoreError
 
 _FIRST_LOOK: Final = 10.0
@@ -32,9 +27,8 @@ _IDLE: Final = 600.0
 class Audit:
     """Checks, without hurry; ``used`` tells the bytes that lie."""
 
-    def __init__(self, spool: Spool, syncer: Syncer, store: Store, journal: Journal, used: Callable[[], int]) -> None:
-        self._spool = spool
-        self._syncer = syncer
+    def __init__(self, soundness: Soundness, store: Store, journal: Journal, used: Callable[[], int]) -> None:
+        self._soundness = soundness
         self._store = store
         self._journal = journal
         self._used = used
@@ -50,7 +44,7 @@ class Audit:
                     continue
             except StoreError:
                 pass  # the store's keeper says it
-            except OSError as e:
+            except OSError as e:  # of the disk as a whole: its size cannot be asked
                 self._journal.note("STORAGE_ERROR", "audit", e.strerror or str(e))
             await asyncio.sleep(_IDLE)
 
@@ -58,30 +52,18 @@ class Audit:
         """Check the next files; how many. After the last one it begins again. Raises `StoreError`, OSError."""
         rows = await self._store.next_to_audit(_BATCH)
         for row in rows:
-            await self.check(row)
+            try:
+                await self.check(row)
+            except OSError as e:  # one that cannot be read must not keep the others from being looked at
+                self._journal.note("STORAGE_ERROR", "audit", f"object {row.id}: {e.strerror or e}")
             await asyncio.sleep(row.length / max(_SLOWEST, self._used() / _ROUND))
         await self._store.audited(rows[-1].id if rows else 0)
         return len(rows)
 
     async def check(self, row: Stored) -> None:
         """Check one file. Raises `StoreError`, OSError."""
-        path = self._spool.path(row.id)
-        try:
-            instance, _ = await self._syncer.run(lambda: examine(path))
-        except FileNotFoundError:
-            if (await self._store.states([row.id])).get(row.id) == "stored":
-                await self._store.lose([row.id])
-                self._journal.note("LOST", "storage", f"object {row.id}")
-        except (BadSealError, DamagedError, NotPart10Error) as e:
-            await self._set_aside(row.id, str(e))
-        else:
-            true = Stored.of(instance)
-            if true != row:
-                await self._store.amend(true)
-                self._journal.note("ROW_AMENDED", "storage", f"object {row.id}")
-
-    async def _set_aside(self, number: int, wrong: str) -> None:
-        await self._store.quarantine(number, wrong)
-        why = msgspec.json.encode({"why": wrong})
-        await self._syncer.run(lambda: self._spool.set_aside(number, why))
-        self._journal.note("DAMAGED_FILE", "storage", f"object {number}: {wrong}")
+        instance = await self._soundness.check(row.id)
+        true = row if instance is None else Stored.of(instance)
+        if true != row:
+            await self._store.amend(true)
+            self._journal.note("ROW_AMENDED", "storage", f"object {row.id}")

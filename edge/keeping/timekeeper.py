@@ -5,7 +5,7 @@ latest time believed is kept in ``identity/time``, and a clock that says less is
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from edge.findings import Journal
 
 _EVERY: Final = 30.0
 _KEEP_EVERY: Final = 3600.0
-"""Seconds between two writes of the time: each wears the card."""
+"""Seconds between two writes of the time, each of which wears the card, and before the first."""
 _JUMP: Final = 120.0
 """Seconds by which the wall clock may leave the monotonic one between two looks: NTP slews, it does not leap."""
 
@@ -28,27 +28,32 @@ def latest(storage: Path) -> float:
 
 
 class Timekeeper:
-    """Looks at the clock; ``keep`` stores a time for the next start and may raise OSError."""
+    """Looks at the clock; ``keep`` stores a time for the next start and may raise OSError.
 
-    def __init__(self, clock: Clock, journal: Journal, keep: Callable[[str], None]) -> None:
+    A time is kept only once the clock has gone evenly for an hour: one that is wrong for a moment, years ahead, would
+    have every right one after it taken for wrong.
+    """
+
+    def __init__(self, clock: Clock, journal: Journal, keep: Callable[[str], Awaitable[None]]) -> None:
         self._clock = clock
         self._journal = journal
         self._keep = keep
         self._offset = clock.now() - clock.monotonic()
-        self._kept_at = float("-inf")
+        self._kept_at = clock.monotonic()
 
     async def run(self) -> None:
         """Look for ever."""
         while True:
-            self.look()
+            await self.look()
             await asyncio.sleep(_EVERY)
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """Look once."""
         clock, journal = self._clock, self._journal
         offset = clock.now() - clock.monotonic()
         if abs(offset - self._offset) > _JUMP:
             journal.note("CLOCK_JUMPED", "clock", f"by {offset - self._offset:+.0f} seconds, to {iso(clock.now())}.")
+            self._kept_at = clock.monotonic()  # a time that leaps must hold before it is kept
         self._offset = offset
         if not clock.trusted():
             journal.state("CLOCK_WRONG", "clock", f"It says {iso(clock.now())}.")
@@ -57,6 +62,6 @@ class Timekeeper:
         if clock.monotonic() - self._kept_at >= _KEEP_EVERY:
             self._kept_at = clock.monotonic()
             try:
-                self._keep(f"{clock.now():.0f}")
+                await self._keep(str(int(clock.now())))
             except OSError as e:
                 journal.note("STORAGE_ERROR", "identity", e.strerror or str(e))

@@ -89,6 +89,10 @@ class Spool:
         part = self._part(number)
         (part if part.exists() else self.path(number)).rename(self.quarantine / f"{number}.dcm")
 
+    async def put_aside(self, number: int, why: bytes) -> None:
+        """Do as `set_aside` does, in a thread. Raises OSError."""
+        await self._syncer.run(lambda: self.set_aside(number, why))
+
     def drop_refused(self, most: int) -> int:
         """Delete the oldest in ``quarantine/`` whose senders know that they were refused; how many. Raises OSError."""
         found = 0
@@ -114,13 +118,21 @@ class Spool:
         return self._part(number)
 
     def published(self) -> Iterator[int]:
-        """Ids of every file in ``ready/``, shard by shard."""
+        """Ids of every file in ``ready/``, shard by shard. Raises OSError once all that can be read were given."""
+        trouble: OSError | None = None
         for shard in range(_SHARDS):
-            with os.scandir(self.ready / f"{shard:02x}") as entries:
+            try:
+                entries = os.scandir(self.ready / f"{shard:02x}")
+            except OSError as e:
+                trouble = e
+                continue
+            with entries:
                 for entry in entries:
                     stem, _, suffix = entry.name.partition(".")
                     if suffix == "dcm" and stem.isdecimal():
                         yield int(stem)
+        if trouble is not None:
+            raise trouble
 
     def highest(self) -> int:
         """The highest id of any file, 0 for none: for an identity that was lost."""

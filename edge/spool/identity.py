@@ -2,7 +2,7 @@
 
 ``identity/device`` is made once. ``identity/session`` counts the starts and is synced before its value is used; ids of
 objects are the session's block of 2^20 numbers, so they grow, sort by arrival and never come twice, whatever becomes of
-the database.
+the database. Other numbers that grow and never come twice have a count of their own each.
 """
 
 import os
@@ -55,16 +55,30 @@ class Identity:
         self._next += 1
         return number
 
+    def next_number(self, name: str) -> int:
+        """Return the next number of the count ``name``, from 1, synced before it is used. Raises OSError."""
+        number = self._count(name) + 1
+        self._write(name, str(number))
+        return number
+
+    def at_least(self, name: str, value: int) -> None:
+        """Make sure that the count ``name`` goes on above ``value``, for one that was lost. Raises OSError."""
+        if self._count(name) < value:
+            self._write(name, str(value))
+
     def keep_time(self, text: str) -> None:
         """Store the time for the next start. Raises OSError."""
         self._write("time", text)
 
     def _new_block(self, at_least: int) -> None:
-        text = self._read("session")
-        block = max(int(text) if text.isdecimal() else 0, at_least) + 1
+        block = max(self._count("session"), at_least) + 1
         self._write("session", str(block))
         self._next = block << BLOCK_BITS
         self._end = (block + 1) << BLOCK_BITS
+
+    def _count(self, name: str) -> int:
+        text = self._read(name)
+        return int(text) if text.isdecimal() else 0
 
     def _read(self, name: str) -> str:
         try:

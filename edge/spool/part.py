@@ -8,10 +8,12 @@ peer can be drained and answered.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Final
 
@@ -58,6 +60,7 @@ class Part:
         self._lock = Lock()
         """Guards the three before it, which the loop and the thread share."""
         self._closing = False
+        self._discarded = False
         self._syncer = syncer
         self._directory = directory
         self._most = most
@@ -74,8 +77,8 @@ class Part:
 
     @property
     def pressure(self) -> bool:
-        """Whether the disk is behind by more than a chunk, so that `relieve` is due."""
-        return self.busy and len(self._pending) >= CHUNK
+        """Whether the disk is behind by more than a chunk, or there is too much, so that `relieve` is due."""
+        return self.too_long or (self.busy and len(self._pending) >= CHUNK)
 
     @property
     def busy(self) -> bool:
@@ -101,7 +104,7 @@ class Part:
 
     async def relieve(self) -> None:
         """Wait until the disk has caught up."""
-        while self.pressure and self._job is not None:
+        while self._job is not None and len(self._pending) >= CHUNK:
             await asyncio.wait((self._job,))
 
     async def catch_up(self) -> None:
@@ -147,7 +150,17 @@ class Part:
         self._closing = True
         if self._job is None and self._fd >= 0:
             fd, self._fd = self._fd, -1
-            os.close(fd)
+            if self._discarded:
+                self._syncer.submit(lambda: os.close(fd))
+            else:
+                os.close(fd)
+
+    def discard(self, unlink: Callable[[], None]) -> None:
+        """Close it and have ``unlink`` delete the file, in threads: to let go of gigabytes takes a disk a while."""
+        self._discarded = True
+        self._pending = bytearray()
+        self._syncer.submit(partial(_attempt, unlink))
+        self.close()
 
     def _more_room(self, length: int) -> bool:
         try:
@@ -218,6 +231,11 @@ class Part:
         """Write the file's beginning, which comes last, and sync."""
         _write_all(self._fd, beginning, 0)
         os.fsync(self._fd)
+
+
+def _attempt(unlink: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError):  # then it goes at the next start
+        unlink()
 
 
 def _write_all(fd: int, data: bytes | bytearray, at: int) -> None:

@@ -1,9 +1,13 @@
 """Reading a published object without holding up the event loop and without holding it in memory.
 
-What the page cache has is read at once (RWF_NOWAIT); only what must come from the card goes through a thread.
+What the page cache has is read at once (RWF_NOWAIT); only what must come from the card goes through a thread. The bytes
+are hashed on the way, beside what is done with them, and the last piece is given only where all are what was received.
 """
 
+import asyncio
+import hashlib
 import os
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -12,12 +16,24 @@ from edge.spool.sync import Syncer
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", None)
 
 
-class Reader:
-    """The dataset of one published file, front to back."""
+_SMALL: Final = 64 << 10
+"""Bytes hashed on the event loop: it takes less time than waking a thread."""
 
-    def __init__(self, path: Path, offset: int, syncer: Syncer) -> None:
+
+class ChangedError(EOFError):
+    """The file is not what was received."""
+
+
+class Reader:
+    """The dataset of one published file, front to back: ``length`` bytes whose SHA-256 is ``digest``."""
+
+    def __init__(self, path: Path, offset: int, length: int, digest: bytes, syncer: Syncer) -> None:
         self._path = path
         self._at = offset
+        self._left = length
+        self._digest = digest
+        self._hash = hashlib.sha256()
+        self._hashing: asyncio.Future[None] | None = None
         self._syncer = syncer
         self._fd = -1
 
@@ -31,13 +47,32 @@ class Reader:
         os.close(self._fd)
 
     async def read(self, count: int) -> bytes | bytearray:
-        """Return exactly the next ``count`` bytes. Raises EOFError where the file ends before, OSError."""
+        """Return exactly the next ``count`` bytes.
+
+        Raises EOFError where the file ends before, `ChangedError` instead of giving the last of other bytes, OSError.
+        """
         data = self._cached(count)
         missing, at = count - len(data), self._at + len(data)
         if missing:
             data += await self._syncer.run(lambda: self._whole(missing, at))
         self._at += count
+        await self._check(data)
         return data
+
+    async def _check(self, data: bytes | bytearray) -> None:
+        if self._hashing is not None:
+            await self._hashing
+        self._left -= len(data)
+        self._hashing = None
+        if len(data) <= _SMALL:
+            self._hash.update(data)
+        else:
+            self._hashing = asyncio.ensure_future(self._syncer.run(partial(self._hash.update, data)))
+        if self._left <= 0:
+            if self._hashing is not None:
+                await self._hashing
+            if self._hash.digest() != self._digest:
+                raise ChangedError(f"{self._path.name} is not what was received: its digest differs")
 
     def _cached(self, count: int) -> bytearray:
         buffer = bytearray(count)

@@ -87,6 +87,7 @@ class Collector:
                     findings=findings,
                     moving=moving,
                     imports=imports,
+                    identify=clock.monotonic() < board.identify_until,
                 )
             ),
             intake=intake,

@@ -20,6 +20,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     findings: Sequence[FindingStatus]
     moving: bool
     imports: Sequence[ImportStatus] = ()
+    identify: bool = False
 
 
 def _has(facts: Facts, severity: str) -> bool:
@@ -35,6 +36,12 @@ def _down(facts: Facts) -> bool:
 
 
 _TABLE: Final[tuple[tuple[Callable[[Facts], bool], Light], ...]] = (
+    (
+        lambda f: f.identify,
+        Light(
+            code="I1", color="white and blue", pattern="alternating", text="This one: somebody wants to find this box."
+        ),
+    ),
     (
         lambda f: f.starting,
         Light(code="W1", color="white", pattern="slow pulse", text="Starting. Do not unplug."),

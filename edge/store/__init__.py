@@ -5,8 +5,10 @@ of its own that cannot write. Only this package speaks SQL.
 """
 
 from edge.store.audits import Stored
-from edge.store.connection import NotOursError, StoreError
+from edge.store.commands import CommandRow
+from edge.store.connection import NotOursError, StoreError, StoreFailedError
 from edge.store.deliver import Parcel, Settlement
+from edge.store.events import Dated, LoggedEvent
 from edge.store.people import Choice
 from edge.store.reading import DeliveryRow, InstanceRow, Reading, Tally, TrailRow
 from edge.store.record import Fate, Recorded
@@ -15,9 +17,12 @@ from edge.store.store import Store
 
 __all__ = [
     "Choice",
+    "CommandRow",
+    "Dated",
     "DeliveryRow",
     "Fate",
     "InstanceRow",
+    "LoggedEvent",
     "Mended",
     "NotOursError",
     "Parcel",
@@ -26,6 +31,7 @@ __all__ = [
     "Settlement",
     "Store",
     "StoreError",
+    "StoreFailedError",
     "Stored",
     "Tally",
     "TrailRow",

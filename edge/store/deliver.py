@@ -2,14 +2,17 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from edge.events import Event, refused
 from edge.model import Kind, Need
 from edge.states import DeliveryState, may_move
+from edge.store import events
 from edge.store.connection import NotOursError, StoreError
 from edge.store.trail import Mark, write
 
@@ -37,6 +40,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     destination: str
     state: DeliveryState
     code: str = ""
+    """A word of this program, or a DICOM status in hexadecimal: it leaves the box, as ``detail`` never does."""
     detail: str = ""
     not_before: float | None = None
     """Monotonic time of this process before which it is not claimed again."""
@@ -45,6 +49,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """Whether anything was sent, so that the trail tells of it."""
 
 
+REFUSED: Final = frozenset({DeliveryState.HELD, DeliveryState.DECLINED})
+"""States in which a destination's refusal for good leaves a delivery."""
 _CLAIM: Final = """UPDATE delivery SET state = 'sending', session = ?1, attempts = attempts + 1, changed_at = ?2
     WHERE id IN (SELECT id FROM delivery WHERE destination = ?3 AND state = 'queued'
         AND not_before IS NULL AND behind IS NULL ORDER BY priority, id LIMIT ?4)
@@ -78,8 +84,16 @@ def settle(
 ) -> set[str]:
     """Record outcomes of what this session claimed; the destinations where something that waited behind may go now.
 
-    Raises `NotOursError` where one is not ours to settle; then none is.
+    What was refused for good is told as events. Raises `NotOursError` where one is not ours to settle; then none is.
     """
+    freed = _settle(raw, settlements, session, now, trusted=trusted)
+    events.write(raw, _refusals(settlements), now, trusted=trusted)
+    return freed
+
+
+def _settle(
+    raw: sqlite3.Connection, settlements: Sequence[Settlement], session: int, now: float, *, trusted: bool
+) -> set[str]:
     freed = set()
     for s in settlements:
         if not may_move(DeliveryState.SENDING, s.state):
@@ -109,14 +123,23 @@ def settle(
     return freed
 
 
+def _refusals(settlements: Iterable[Settlement]) -> list[Event]:
+    """Tell what was refused for good, once for each destination, reason and state."""
+    refusals = Counter((s.destination, s.code, s.state) for s in settlements if s.state in REFUSED)
+    return [refused(*key, number) for key, number in refusals.items()]
+
+
 def settle_late(
     raw: sqlite3.Connection, settlements: Sequence[Settlement], session: int, now: float, *, trusted: bool
 ) -> None:
     """Record outcomes whose deliveries may have been given back meanwhile; those that went on stay as they are."""
+    settled = []
     for settlement in settlements:
         raw.execute(_TAKE_BACK, (session, now, settlement.instance, settlement.destination))
         with contextlib.suppress(NotOursError):
-            settle(raw, [settlement], session, now, trusted=trusted)
+            _settle(raw, [settlement], session, now, trusted=trusted)
+            settled.append(settlement)
+    events.write(raw, _refusals(settled), now, trusted=trusted)
 
 
 def ripen(raw: sqlite3.Connection, monotonic: float) -> list[str]:

@@ -1,11 +1,13 @@
-"""What people decide: hold, release, cancel, retry. Committed before anybody is told that it is done."""
+"""What people decide: hold, release, cancel, retry, pause, resume. Committed before anybody is told that it is done."""
 
 import sqlite3
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
+from edge.events import decided
 from edge.states import DeliveryState, sources
+from edge.store import events
 from edge.store.connection import StoreError
 from edge.store.trail import Mark, write
 
@@ -33,15 +35,28 @@ _VERBS: Final[dict[str, tuple[DeliveryState, tuple[DeliveryState, ...]]]] = {
         (DeliveryState.ACCEPTED, DeliveryState.VERIFIED, DeliveryState.CANCELLED, DeliveryState.DECLINED),
     ),
 }
+_TOO: Final = {"cancel": " OR state = 'accepted' AND needs_proof = 1"}
+"""What else a verb may move: what was accepted and waits for a proof that may never come."""
 CLOSE_RANKS: Final = "UPDATE delivery SET behind = (SELECT behind FROM delivery WHERE id = ?1) WHERE behind = ?1"
 """Who waited behind a delivery that is put aside now waits behind its predecessor, which nobody may overtake."""
-_EVENTS: Final = {"hold": "held", "release": "released", "cancel": "cancelled", "resend": "resend"}
+_EVENTS: Final = {
+    "hold": "held",
+    "release": "released",
+    "cancel": "cancelled",
+    "resend": "resend",
+    "pause": "paused",
+    "resume": "resumed",
+}
+_QUEUED: Final = "SELECT coalesce(sum(instances), 0) FROM tally WHERE destination = ? AND state = 'queued'"
 
 
 def decide(
     raw: sqlite3.Connection, verb: str, choice: Choice, *, who: str, reason: str, now: float, trusted: bool
 ) -> int:
-    """Apply ``verb`` to the deliveries chosen; the number moved. Raises `StoreError` for an unknown verb."""
+    """Apply ``verb`` to the deliveries chosen; the number moved. Raises `StoreError` for an unknown verb.
+
+    ``who``, unlike ``reason``, leaves the box: it is "command line", or the name of a signer.
+    """
     if verb not in _VERBS:
         raise StoreError(f"{verb!r} is nothing that can be done to a delivery.")
     new, olds = _VERBS[verb]
@@ -50,10 +65,10 @@ def decide(
     where, values = condition(choice)
     if verb == "resend":  # what was deleted cannot be sent again
         where += " AND instance IN (SELECT id FROM instance WHERE state = 'stored')"
-    marks = ", ".join("?" * len(olds))
+    movable = f"(state IN ({', '.join('?' * len(olds))}){_TOO.get(verb, '')})"
     rows = raw.execute(
         f"""UPDATE delivery SET state = ?, not_before = NULL, strikes = 0, code = ?, detail = ?,
-            changed_at = ? WHERE state IN ({marks}) AND {where} RETURNING id, instance, destination""",
+            changed_at = ? WHERE {movable} AND {where} RETURNING id, instance, destination""",
         (new, _EVENTS[verb].upper(), reason, now, *olds, *values),
     ).fetchall()
     if new is not DeliveryState.QUEUED:
@@ -73,7 +88,39 @@ def decide(
             for _, instance, destination in rows
         ],
     )
+    if rows:
+        names = {row[2] for row in rows}
+        told = decided(verb, names.pop() if len(names) == 1 else "", len(rows), who)
+        events.write(raw, [told], now, trusted=trusted)
     return len(rows)
+
+
+def pause(raw: sqlite3.Connection, destination: str, who: str, now: float, *, trusted: bool) -> bool:
+    """Put down that nothing goes to ``destination``; False where it was so already."""
+    asked = "INSERT INTO pause VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+    changed = raw.execute(asked, (destination, who, now)).rowcount > 0
+    return changed and _stop_or_go(raw, "pause", destination, who, now, trusted=trusted)
+
+
+def resume(raw: sqlite3.Connection, destination: str, who: str, now: float, *, trusted: bool) -> bool:
+    """Put down that ``destination`` is served again; False where it was so already."""
+    changed = raw.execute("DELETE FROM pause WHERE destination = ?", (destination,)).rowcount > 0
+    return changed and _stop_or_go(raw, "resume", destination, who, now, trusted=trusted)
+
+
+def paused(raw: sqlite3.Connection) -> frozenset[str]:
+    """Return the destinations to which nothing goes."""
+    return frozenset(name for (name,) in raw.execute("SELECT destination FROM pause"))
+
+
+def _stop_or_go(
+    raw: sqlite3.Connection, verb: str, destination: str, who: str, now: float, *, trusted: bool
+) -> Literal[True]:
+    (queued,) = raw.execute(_QUEUED, (destination,)).fetchone()
+    events.write(raw, [decided(verb, destination, queued, who)], now, trusted=trusted)
+    mark = Mark(instance=0, destination=destination, at=now, clock_trusted=trusted, event=_EVENTS[verb], code=who)
+    write(raw, [mark])
+    return True
 
 
 def hasten(raw: sqlite3.Connection, choice: Choice) -> int:

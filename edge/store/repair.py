@@ -7,6 +7,7 @@ that was made anew comes back from the seals of the files.
 
 import shutil
 import sqlite3
+from collections import deque
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,12 @@ from edge.store.connection import FILE
 from edge.store.schema import VERSION, migrate
 
 _DECISIONS: Final = frozenset({"held", "cancelled"})
+_LOG: Final = ("event", "log")
+_ORDERS: Final = {
+    "pause": "destination, who, at",
+    "command": "id, type, issued_by, received_at, expires_at, status, reason, result",
+}
+"""What people and signers said, besides decisions about deliveries: so that a command stays known."""
 _HIGHEST: Final = 1 << 62
 _ERRORS_SHOWN: Final = 5
 _BATCH: Final = 5000
@@ -38,9 +45,9 @@ class Mended(StrEnum):
     """How a database came back."""
 
     WHOLE = "whole"
-    """Every table could be read; indexes and free pages were made again."""
+    """Every table could be read, but perhaps not the log of events; indexes and free pages were made again."""
     ANEW = "anew"
-    """It is empty but for decisions and trail: the files must be indexed again."""
+    """It is empty but for decisions, commands and trail: the files must be indexed again."""
 
 
 def complete(storage: Path) -> None:
@@ -140,7 +147,11 @@ def _take_over(storage: Path, new: Path) -> None:
 
 
 def _copy(old: Path, new: Path) -> None:
-    """Copy every table whole; make indexes and tallies again. Raises sqlite3.Error where a table cannot be read."""
+    """Copy every table whole; make indexes and tallies again. Raises sqlite3.Error where a table cannot be read.
+
+    A log of events that cannot be read is no reason to give up deliveries that can: it is begun anew.
+    """
+    left_out = {"tally"} if _has_log(old) else {"tally", *_LOG}
     raw = sqlite3.connect(new, isolation_level=None)
     try:
         raw.execute("ATTACH ? AS damaged", (str(old),))
@@ -156,11 +167,9 @@ def _copy(old: Path, new: Path) -> None:
         tables = [row[0] for row in raw.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'")]
         for table in tables:
             raw.execute(f"DELETE FROM main.{table}")
-            if table != "tally":
-                # ordered, so that it is read by the table's own tree: SQLite else copies the indexes as they are
-                columns = ", ".join(row[1] for row in raw.execute(f"PRAGMA main.table_info({table})"))
-                source = f"damaged.{table} NOT INDEXED ORDER BY 1"
-                raw.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM {source}")
+            if table not in left_out:
+                _copy_table(raw, table)
+        raw.executemany("DELETE FROM main.sqlite_sequence WHERE name = ?", [(table,) for table in left_out])
         for statement in _TALLIES:
             raw.execute(statement)
         for _, sql in triggers:
@@ -174,8 +183,32 @@ def _copy(old: Path, new: Path) -> None:
         raise sqlite3.DatabaseError(found[0])
 
 
+def _copy_table(raw: sqlite3.Connection, table: str) -> None:
+    columns = ", ".join(row[1] for row in raw.execute(f"PRAGMA main.table_info({table})"))
+    # ordered, so that it is read by the table's own tree: SQLite else copies the indexes as they are
+    source = f"damaged.{table} NOT INDEXED ORDER BY 1"
+    raw.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM {source}")
+
+
+def _has_log(path: Path) -> bool:
+    """Whether every event can be read, on a connection of its own: one that met damage is of no more use."""
+    raw = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    try:
+        for table in _LOG:
+            deque(raw.execute(f"SELECT * FROM {table} NOT INDEXED ORDER BY 1"), maxlen=0)
+    except (sqlite3.Error, UnicodeDecodeError):
+        return False
+    else:
+        return True
+    finally:
+        raw.close()
+
+
 def _salvage(old: Path, new: Path) -> None:
-    """Make an empty database with the decisions and the trail that can still be read in ``old``."""
+    """Make an empty database with the decisions, the commands and the trail that can still be read in ``old``.
+
+    Events are not carried over: its log is begun anew.
+    """
     fresh = sqlite3.connect(new, isolation_level=None)
     try:
         migrate(fresh)
@@ -186,6 +219,10 @@ def _salvage(old: Path, new: Path) -> None:
             damaged = sqlite3.connect(":memory:")
         try:
             _decisions(damaged, fresh)
+            for table, columns in _ORDERS.items():
+                marks = ", ".join("?" * len(columns.split(",")))
+                for row in _rows(damaged, table, columns, "rowid"):
+                    _kept(fresh, f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)
         finally:
             damaged.close()
         (last,) = fresh.execute("SELECT coalesce(max(seq), 0) FROM trail").fetchone()

@@ -5,8 +5,10 @@ a table, and version N-1 of the program must still accept, claim, settle and ret
 """
 
 import sqlite3
-from typing import Final
+from typing import Final, get_args
 
+from edge.findings import Severity
+from edge.messages import CommandStatus
 from edge.states import WAITING, DeliveryState
 from edge.store.connection import StoreError
 
@@ -178,7 +180,43 @@ _THIRD: Final = (
     ) STRICT, WITHOUT ROWID""",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND, _THIRD)
+_SEVERITIES: Final = ", ".join(f"'{severity}'" for severity in Severity)
+_STATUSES: Final = ", ".join(f"'{status}'" for status in get_args(CommandStatus))
+
+_FOURTH: Final = (
+    # what happened, for who looks after many boxes: rows leave when somebody has them
+    f"""CREATE TABLE event (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        at REAL NOT NULL,
+        clock_trusted INTEGER NOT NULL CHECK (clock_trusted IN (0, 1)),
+        severity TEXT NOT NULL CHECK (severity IN ({_SEVERITIES})),
+        component TEXT NOT NULL,
+        code TEXT NOT NULL,
+        data TEXT NOT NULL  -- JSON
+    ) STRICT""",
+    "CREATE INDEX event_by_severity ON event (severity)",
+    # whose numbers the events have, and how many are kept; no row: this log takes none
+    """CREATE TABLE log (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        epoch INTEGER NOT NULL CHECK (epoch > 0),
+        kept INTEGER NOT NULL CHECK (kept >= 0)
+    ) STRICT""",
+    # commands that came, so that none is carried out twice; times are wall seconds, as their expiry is
+    f"""CREATE TABLE command (
+        id TEXT PRIMARY KEY,
+        type TEXT NOT NULL,
+        issued_by TEXT NOT NULL,
+        received_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        status TEXT NOT NULL CHECK (status IN ({_STATUSES})),
+        reason TEXT NOT NULL DEFAULT '',
+        result TEXT NOT NULL DEFAULT '{{}}'  -- JSON
+    ) STRICT""",
+    # destinations to which nothing is sent, because somebody said so
+    "CREATE TABLE pause (destination TEXT PRIMARY KEY, who TEXT NOT NULL, at REAL NOT NULL) STRICT",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH)
 """Migration i leads from version i to version i + 1."""
 VERSION: Final = len(MIGRATIONS)
 

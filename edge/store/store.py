@@ -22,7 +22,7 @@ from edge.fsync import sync_path
 from edge.model import Header, Instance, Need, Origin, Source
 from edge.routing import Leg
 from edge.states import DeliveryState
-from edge.store import audits, deliver, people, record, repair, retain, schema, taken
+from edge.store import audits, deliver, events, people, record, repair, retain, schema, taken
 from edge.store.audits import Stored
 from edge.store.committer import Committer, Work
 from edge.store.connection import (
@@ -38,6 +38,7 @@ from edge.store.deliver import Parcel, Settlement
 from edge.store.people import Choice
 from edge.store.reading import Reading
 from edge.store.record import Recorded
+from edge.store.telling import Telling
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ _LONGEST_PAUSE: Final = 30.0
 log = structlog.get_logger()
 
 
-class Store:
+class Store(Telling):
     """The open store of a running appliance. Every verb raises `StoreError` where it was not committed."""
 
     def __init__(
@@ -64,8 +65,12 @@ class Store:
         session: int,
         path: Callable[[int], Path],
         relieve: Callable[[], bool],
+        new_epoch: Callable[[], int],
+        most_events: int,
     ) -> None:
         self.reading = reading
+        self.epoch = 0
+        self.events_arrived = asyncio.Event()
         self.mended: repair.Mended | None = None
         """How the database came back, where it was damaged when it was opened."""
         self._storage = storage
@@ -74,6 +79,8 @@ class Store:
         self._clock = clock
         self._session = session
         self._path = path
+        self._new_epoch = new_epoch
+        self._most_events = most_events
         self._copy: Path | None = None
         """A copy in memory that stands in while the disk can only be read."""
         self._outcomes: list[Settlement] = []
@@ -89,25 +96,32 @@ class Store:
         path: Callable[[int], Path],
         relieve: Callable[[], bool] = lambda: False,
         ripe_in: float = 0.0,
+        *,
+        new_epoch: Callable[[], int] = lambda: 1,
+        most_events: int = events.MOST,
     ) -> "Store":
         """Open or make the database below ``storage``; mend one that is damaged; migrate it. Raises `StoreError`.
 
         ``path`` tells where an instance's file lies; ``relieve`` makes room on a full disk, or returns False. What an
-        earlier session was sending is given back; what waited may go after ``ripe_in`` seconds.
+        earlier session was sending is given back; what waited may go after ``ripe_in`` seconds. ``new_epoch`` gives a
+        number that never comes twice, whatever becomes of the database; it is called in another thread and may raise
+        OSError. `prune_events` keeps ``most_events``.
         """
         ripe_at, now, trusted = clock.monotonic() + ripe_in, clock.now(), clock.trusted()
 
-        def begin(raw: sqlite3.Connection) -> None:
+        def begin(raw: sqlite3.Connection) -> int:
+            epoch = events.begin(raw, new_epoch)
             deliver.recover(raw, session, ripe_at, now, trusted=trusted)
+            return epoch
 
         mended = None
         try:
             await asyncio.to_thread(repair.complete, storage)
             try:
-                connection = await _open(storage, begin)
+                connection, epoch = await _open(storage, begin)
             except StoreDamagedError:
                 mended = await _repair(storage)
-                connection = await _open(storage, begin)
+                connection, epoch = await _open(storage, begin)
             try:
                 reading = await Reading.open(storage)
             except BaseException:
@@ -115,8 +129,8 @@ class Store:
                 raise
         except OSError as e:
             raise StoreError(f"The database in {storage / 'db'} cannot be opened: {e.strerror or e}.") from e
-        store = cls(storage, connection, reading, clock, session, path, relieve)
-        store.mended = mended
+        store = cls(storage, connection, reading, clock, session, path, relieve, new_epoch, most_events)
+        store.mended, store.epoch = mended, epoch
         reading.on_failure(store._committer.fail)
         return store
 
@@ -157,18 +171,25 @@ class Store:
         """Use the database below ``storage`` from now on. Raises `StoreError`, OSError."""
         ripe_at, now, trusted = self._clock.monotonic(), self._clock.now(), self._clock.trusted()
 
-        def begin(raw: sqlite3.Connection) -> None:
+        def begin(raw: sqlite3.Connection) -> int:
+            epoch = self.epoch
+            if copied:
+                events.mute(raw)  # what happens meanwhile is told when the database is back
+            else:
+                epoch = events.begin(raw, self._new_epoch)
             # what this session had claimed before is nobody's any more either
             deliver.recover(raw, None, ripe_at, now, trusted=trusted)
             deliver.settle_late(raw, outcomes, self._session, now, trusted=trusted)
+            return epoch
 
-        outcomes = list(self._outcomes)
-        connection = await _open(storage, begin)
+        outcomes, copied = list(self._outcomes), storage == self._copy
+        connection, epoch = await _open(storage, begin)
         del self._outcomes[: len(outcomes)]
         self._committer.fail(StoreFailedError("The database is being opened anew."))
         await self._close_connections()
         self._connection = connection
         await self.reading.reopen(storage)
+        self.epoch = epoch
         self._committer.resume(connection)
 
     async def _serve_from_copy(self) -> None:
@@ -346,6 +367,8 @@ class Store:
             lambda raw: deliver.settle(raw, settlements, self._session, now, trusted=trusted)
         )
         self._remember(settlements)
+        if any(s.state in deliver.REFUSED for s in settlements):
+            self.events_arrived.set()
         for name in freed:
             self._hints[name].set()
 
@@ -388,7 +411,9 @@ class Store:
     async def expire(self, ids: Sequence[int], why: str) -> list[int]:
         """Write the tombstones of those of ``ids`` that may still go; afterwards their files may be deleted."""
         now, trusted = self._clock.now(), self._clock.trusted()
-        return await self._commit(lambda raw: retain.expire(raw, ids, why, now, trusted=trusted))
+        gone = await self._commit(lambda raw: retain.expire(raw, ids, why, now, trusted=trusted))
+        self.events_arrived.set()
+        return gone
 
     async def forget(self, age: float, most: int) -> int:
         """Delete trail and row of what expired ``age`` seconds of uptime ago; the number."""
@@ -437,12 +462,16 @@ class Store:
         return queued
 
     def _hint_all(self) -> None:
+        self.events_arrived.set()
         for event in self._hints.values():
             event.set()
 
 
-async def _open(storage: Path, begin: Callable[[sqlite3.Connection], None]) -> Connection:
-    """Open the writing connection, with the schema of this program, and ``begin``. Raises `StoreError`, OSError."""
+async def _open(storage: Path, begin: Callable[[sqlite3.Connection], int]) -> tuple[Connection, int]:
+    """Open the writing connection, with the schema of this program, and ``begin``; what that returns.
+
+    Raises `StoreError`, OSError.
+    """
     folder = storage / "db"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -451,7 +480,7 @@ async def _open(storage: Path, begin: Callable[[sqlite3.Connection], None]) -> C
             await connection.run(schema.migrate)
             await connection.run(_write_back)
             await connection.run(_try)
-            await connection.run(begin)
+            begun = await connection.run(begin)
             await asyncio.to_thread(sync_path, folder)
             await asyncio.to_thread(sync_path, storage)
         except BaseException:
@@ -459,7 +488,7 @@ async def _open(storage: Path, begin: Callable[[sqlite3.Connection], None]) -> C
             raise
     except sqlite3.Error as e:
         raise explain(e, f"in {folder} cannot be opened") from e
-    return connection
+    return connection, begun
 
 
 async def _repair(storage: Path) -> repair.Mended:
@@ -484,7 +513,7 @@ def _write_back(raw: sqlite3.Connection) -> None:
 def _try(raw: sqlite3.Connection) -> None:
     """Fail now where writing fails, or where a table cannot be entered: a disk that is only read opens all the same."""
     raw.execute("UPDATE uptime SET seconds = seconds")
-    for table in ("study", "instance", "delivery", "trail"):
+    for table in ("study", "instance", "delivery", "trail", "event", "log", "command", "pause"):
         raw.execute(f"SELECT max(rowid) FROM {table}").fetchone()
 
 

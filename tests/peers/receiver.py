@@ -84,8 +84,10 @@ class RawReceiver:
         nodelay: bool = True,
         reject: tuple[int, int, int] | None = None,
         delay_response: float = 0.0,
+        comment: str = "",
     ) -> None:
         self.port = port
+        self.comment = comment
         self.status_for, self.negotiate, self.reject = status_for, negotiate, reject
         self.max_pdu, self.nodelay, self.delay_response = max_pdu, nodelay, delay_response
         self.received: list[Received] = []
@@ -376,15 +378,16 @@ class _Conversation:
         if answer is Behaviour.RELEASE:
             self.line.send(wire.RELEASE_RQ)
             self._end("released instead of answering")
-        self._answer(
-            incoming.context,
-            wire.c_store_rsp(
-                incoming.command.message_id,
-                received.sop_class_uid,
-                received.sop_instance_uid,
-                answer if isinstance(answer, int) else None,
-            ),
+        response = wire.c_store_rsp(
+            incoming.command.message_id,
+            received.sop_class_uid,
+            received.sop_instance_uid,
+            answer if isinstance(answer, int) else None,
         )
+        if self.receiver.comment:
+            text = self.receiver.comment.encode()
+            response = wire.Command({**response.elements, wire.Field.ERROR_COMMENT: text + b" " * (len(text) % 2)})
+        self._answer(incoming.context, response)
 
     def _answer(self, context: int, command: wire.Command) -> None:
         control = wire.Control.COMMAND | wire.Control.LAST

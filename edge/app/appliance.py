@@ -9,53 +9,53 @@ import contextlib
 import fcntl
 import os
 import random
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
+from edge import __version__, events
+from edge.app.errors import StartError
+from edge.app.lanes import Lanes
+from edge.app.listener import Listener
+from edge.app.watches import start_watches
 from edge.board import Board
-from edge.clock import Clock, SystemClock
-from edge.config import Config, Destination, DimseDestination, FolderDestination, differences
+from edge.clock import Clock, SystemClock, kernel_synchronised
+from edge.config import Config, differences
 from edge.control import Control
-from edge.dicom.acceptor import Acceptor, Capacity
-from edge.dicom.association import Limits
 from edge.dicom.command import CommandField
+from edge.events import Event
 from edge.findings import Journal
-from edge.forward.dimse import DimseTransport
-from edge.forward.dispatcher import Lane
-from edge.forward.folder import FolderTransport
-from edge.forward.gate import Gate
-from edge.forward.transport import Transport
 from edge.intake.admission import DEFAULT_RESERVE, Admission, margin
 from edge.intake.door import Door
-from edge.intake.folder import FolderWatch
 from edge.intake.guard import DiskGuard
 from edge.intake.handover import HandoverService
 from edge.intake.index import Index
 from edge.intake.policy import ReceivePolicy
 from edge.intake.recovery import Recovery
 from edge.intake.scp import StoreService
-from edge.intake.taker import Taker
+from edge.intake.soundness import Soundness
 from edge.intake.through import DoorReceiver
 from edge.keeping.audit import Audit
+from edge.keeping.chronicle import Chronicle
 from edge.keeping.retention import Retention
 from edge.keeping.timekeeper import Timekeeper, latest
 from edge.local import LocalServer
-from edge.model import WATCH, Source
 from edge.routing import Routing
 from edge.sdnotify import Notifier
 from edge.snapshot import Snapshot
 from edge.spool import Ballast, Identity, Ledger, Spool, StorageError, Syncer, doubts
+from edge.spool.ballast import LENGTH
 from edge.spool.files import storage_trouble
 from edge.status.certificates import CertificateWatch
 from edge.status.collect import Collector
 from edge.status.observer import Observer
 from edge.store import Mended, Store, StoreError
 from edge.supervise import Supervisor
+from edge.telemetry.assembly import Assembly
+from edge.telemetry.twin import Twin
 from edge.tls import every
 
 log = structlog.get_logger()
@@ -65,25 +65,53 @@ _RIPE_WITHIN: Final = 10.0
 """Seconds within which what waited at the last end is tried again, so that not everything goes at once."""
 _READERS: Final = 4
 """Threads that read the files of one watched folder."""
+_EVENTS: Final = 10_000
+"""Events kept where nobody is configured to take them."""
 _RECEIVE_GRACE: Final = 3.0
 _SEND_GRACE: Final = 2.0
 _STORE_GRACE: Final = 2.0
 
 
-class StartError(Exception):
-    """The appliance cannot start; the text says what, why and what to do."""
+class _Rooms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running appliance is made of, put together and not started."""
+
+    ledger: Ledger
+    admission: Admission
+    guard: DiskGuard
+    index: Index
+    door: Door
+    lanes: Lanes
+    listener: Listener
+    local: LocalServer
+    remote: Assembly | None
+
+
+class _Tasks(msgspec.Struct, frozen=True):
+    """Services that are told to end and given time, and those that are simply cut."""
+
+    finishing: list[asyncio.Task[None]]
+    background: list[asyncio.Task[None]]
 
 
 class Appliance:
     """One appliance on one storage path."""
 
     def __init__(
-        self, config: Config, notices: tuple[str, ...] = (), clock: Clock | None = None, *, offline: bool = False
+        self,
+        config: Config,
+        notices: tuple[str, ...] = (),
+        clock: Clock | None = None,
+        *,
+        offline: bool = False,
+        twin: Twin | None = None,
     ) -> None:
-        """``offline``: it takes only what is handed over on the local socket, and delivers nothing."""
+        """``offline``: it takes only what is handed over on the local socket, and delivers nothing.
+
+        ``twin`` keeps the configuration that may be wanted over MQTT; None: none is taken.
+        """
         self.config = config
         self._offline = offline
-        self.clock = clock or SystemClock(latest(config.storage.path))
+        self.clock = clock or SystemClock(latest(config.storage.path), kernel_synchronised)
         self.board = Board(self.clock)
         self.journal = Journal(self.clock)
         self.supervisor = Supervisor(self.journal, self.clock)
@@ -96,12 +124,13 @@ class Appliance:
         self._identity = Identity(config.storage.path)
         self._ballast = Ballast(config.storage.path)
         self._stop = asyncio.Event()
+        self.again = False
+        """Whether it ended to begin anew, perhaps with another configuration."""
+        self._twin = twin
         self._collector: Collector | None = None
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: Lanes | None = None
         self._credentials = {one.where: one for one in every(config)}
-        self._certificates = CertificateWatch(
-            tuple(self._credentials.values()), self.journal, self.clock, lambda: _hasten(self._lanes, "")
-        )
+        self._certificates = CertificateWatch(tuple(self._credentials.values()), self.journal, self.clock, self._hasten)
 
     def reload(self, config: Config | None, trouble: str = "") -> None:
         """Read certificates and keys again, and say what else of ``config`` needs a restart; None: it has ``trouble``.
@@ -128,6 +157,11 @@ class Appliance:
         """Ask for a clean end."""
         self._stop.set()
 
+    def restart(self) -> None:
+        """Ask for a clean end, and to be begun anew."""
+        self.again = True
+        self._stop.set()
+
     async def snapshot(self) -> Snapshot:
         """Take the whole status now."""
         if self._collector is None:
@@ -138,7 +172,7 @@ class Appliance:
         """Run until `stop`. Calls ``ready`` once images can be sent. Raises `StartError`, `CrashLoopError`."""
         lock = _lock(self.config.storage.path)
         try:
-            store = await self._open_store()
+            store = await self._open_on_any_disk()
             try:
                 await self._serve(store, ready)
             finally:
@@ -147,6 +181,23 @@ class Appliance:
             self._spool.close()
             self._syncer.close()
             os.close(lock)
+
+    async def _open_on_any_disk(self) -> Store:
+        """Open the store; on a disk that is full once more, with what the ballast gives back to it."""
+        try:
+            return await self._open_store()
+        except StartError:
+            if not (self._full() and self._ballast.drop()):
+                raise
+        return await self._open_store()
+
+    def _full(self) -> bool:
+        """Whether the disk has too little room for what a start writes."""
+        try:
+            at = os.statvfs(self.config.storage.path)
+        except OSError:
+            return False
+        return at.f_bavail * at.f_frsize < LENGTH or (at.f_files > 0 and not at.f_favail)
 
     async def _open_store(self) -> Store:
         try:
@@ -164,79 +215,117 @@ class Appliance:
                 self._spool.path,
                 self._ballast.drop,
                 ripe_in=_RIPE_WITHIN * random.random(),  # noqa: S311 - jitter
+                new_epoch=lambda: self._identity.next_number("epoch"),
+                most_events=self.config.mqtt.events if self.config.mqtt is not None else _EVENTS,
             )
         except StoreError as e:
             raise StartError(str(e)) from e
 
     async def _serve(self, store: Store, ready: Callable[["Appliance"], None] | None) -> None:
-        config, journal = self.config, self.journal
         try:
             self._identity.rise_above(await store.highest_id())
+            self._identity.at_least("epoch", store.epoch)
         except OSError as e:
-            raise StartError(storage_trouble(config.storage.path, e)) from e
+            raise StartError(storage_trouble(self.config.storage.path, e)) from e
         self._say_notices()
         committing = self.supervisor.service("store", store.run)
-        ledger = self._ledger()
-        admission = Admission(self.board, journal, self.clock, ledger)
-        guard = DiskGuard(self._spool, self._syncer, admission, journal, self.clock)
-        self._collector = Collector(
-            config,
-            self._identity.device,
-            store.reading,
-            self.board,
-            journal,
-            self.clock,
-            self._spool.free_bytes,
-            ledger.reserve,
-        )
-        index = Index(self._spool, self._syncer, store, admission, self.board, journal, self.clock)
-        indexing = self.supervisor.service("index", index.run)
-        first_id = self._identity.first_id
-        door = self._door(index, admission, guard)
-        receiver = DoorReceiver(door, store, self._syncer.run, journal)
-        acceptor = self._acceptor(door, admission)
-        lanes = self._lanes = {d.name: self._lane(d, store) for d in config.destination if not self._offline}
-        local = LocalServer(
-            config.storage.path,
-            self.snapshot,
-            Control(store, lambda name: _hasten(lanes, name)),
-            self.supervisor.spawn,
-            HandoverService(receiver, self.board, journal, self.clock).serve,
-        )
+        rooms = await self._build(store)
+        indexing = self.supervisor.service("index", rooms.index.run)
         try:
-            if not self._offline:
-                await self._listen(acceptor)
-            await local.open()
-            recover = self._recovery(store, index, first_id)
-            parts_done = recover(store.mended)
-            sending = [
-                self.supervisor.service(f"lane {lane.name}", partial(_after, parts_done, lane.run))
-                for lane in lanes.values()
-            ]
-            background = self._background(store, admission, ledger, guard, recover)
-            admission.open("starting")
-            background += self._watches(store, door, ledger)
+            tasks = await self._start(store, rooms)
             ports = [*self.ports, *self.tls_ports]
             self._notifier.tell(f"READY=1\nSTATUS=receiving on {ports}")
-            log.info("ready", ports=ports, storage=str(config.storage.path), session=self._identity.session)
+            log.info("ready", ports=ports, storage=str(self.config.storage.path), session=self._identity.session)
             if ready is not None:
                 ready(self)
             await self._until_stopped()
         finally:
             self._notifier.tell("STOPPING=1")
             log.info("stopping")
-            local.close()
-            for lane in lanes.values():
-                lane.stop()
-            await acceptor.close(_RECEIVE_GRACE)
-        await self.supervisor.finish(sending, _SEND_GRACE)
-        self.supervisor.cancel(background)
-        index.close()
+            rooms.local.close()
+            if rooms.remote is not None:
+                rooms.remote.telemetry.stop()
+            rooms.lanes.stop()
+            await rooms.listener.close(_RECEIVE_GRACE)
+        await self.supervisor.finish(tasks.finishing, _SEND_GRACE)
+        self.supervisor.cancel(tasks.background)
+        rooms.index.close()
         await self.supervisor.finish([indexing], _STORE_GRACE)
+        await _note(store, events.stopped())
         store.finish()
         await self.supervisor.finish([committing], _STORE_GRACE)
         await self.supervisor.settle(0)
         log.info("stopped")
+
+    async def _build(self, store: Store) -> _Rooms:
+        """Put together what `_start` starts."""
+        config, board, journal, clock = self.config, self.board, self.journal, self.clock
+        ledger = self._ledger()
+        admission = Admission(board, journal, clock, ledger)
+        guard = DiskGuard(self._spool, self._syncer, admission, journal, clock)
+        free, reserve = self._spool.free_bytes, ledger.reserve
+        self._collector = Collector(config, self._identity.device, store.reading, board, journal, clock, free, reserve)
+        index = Index(self._spool, self._syncer, store, admission, board, journal, clock)
+        door = self._door(index, admission, guard)
+        lanes = self._lanes = Lanes(
+            () if self._offline else config.destination,
+            self._credentials,
+            store,
+            self._syncer,
+            self.supervisor,
+            board=board,
+            journal=journal,
+            clock=clock,
+        )
+        for name in await store.paused():
+            lanes.pause(name)
+        control = Control(store, lanes)
+        handover = HandoverService(DoorReceiver(door, store, self._syncer.run, journal), board, journal, clock)
+        return _Rooms(
+            ledger=ledger,
+            admission=admission,
+            guard=guard,
+            index=index,
+            door=door,
+            lanes=lanes,
+            listener=Listener(
+                config,
+                ReceivePolicy(config, admission, board, journal),
+                {CommandField.C_STORE_RQ: StoreService(door)},
+                self.supervisor.spawn,
+            ),
+            local=LocalServer(config.storage.path, self.snapshot, control, self.supervisor.spawn, handover.serve),
+            remote=self._remote(store, control),
+        )
+
+    async def _start(self, store: Store, rooms: _Rooms) -> _Tasks:
+        """Start everything, intake first. Raises `StartError`."""
+        first_id = self._identity.first_id
+        if not self._offline:
+            await rooms.listener.open(self._credentials, self.clock.trusted)
+            self.ports, self.tls_ports = rooms.listener.ports, rooms.listener.tls_ports
+        await rooms.local.open()
+        recover = self._recovery(store, rooms.index, first_id)
+        finishing = rooms.lanes.start(recover(store.mended))
+        background = self._background(store, rooms, recover)
+        rooms.admission.open("starting")
+        if not self._offline:
+            background += start_watches(
+                self.config,
+                store,
+                rooms.door,
+                rooms.ledger,
+                self._spool.incoming,
+                self.supervisor,
+                board=self.board,
+                journal=self.journal,
+                clock=self.clock,
+            )
+        self.supervisor.spawn(_note(store, events.started(self._identity.session, __version__)), "start")
+        if rooms.remote is not None:
+            finishing.append(self.supervisor.service("telemetry", rooms.remote.telemetry.run))
+            background.append(self.supervisor.service("trial", rooms.remote.configurator.watch))
+        return _Tasks(finishing, background)
 
     async def _until_stopped(self) -> None:
         failure = asyncio.ensure_future(self.supervisor.failure())
@@ -246,6 +335,11 @@ class Appliance:
             task.cancel()
         for task in done:
             task.result()
+
+    def _hasten(self) -> None:
+        """New certificates may be what a destination waits for."""
+        if self._lanes is not None:
+            self._lanes.hasten()
 
     def _say_notices(self) -> None:
         config, journal = self.config, self.journal
@@ -289,34 +383,52 @@ class Appliance:
         return recover
 
     def _background(
-        self,
-        store: Store,
-        admission: Admission,
-        ledger: Ledger,
-        guard: DiskGuard,
-        recover: Callable[[Mended | None], asyncio.Event],
+        self, store: Store, rooms: _Rooms, recover: Callable[[Mended | None], asyncio.Event]
     ) -> list[asyncio.Task[None]]:
         """Start what nobody waits for."""
 
         def broken(why: str) -> None:
-            admission.close("store", why)
+            rooms.admission.close("store", why)
 
         def back(mended: Mended | None) -> None:
-            admission.open("store")
+            rooms.admission.open("store")
             recover(mended)
 
         service, journal, clock = self.supervisor.service, self.journal, self.clock
         return [
-            service("observer", Observer(self.config, store.reading, journal, admission.refusal).run),
+            service("observer", Observer(self.config, store.reading, journal, rooms.admission.refusal).run),
             service("ripen", lambda: self._ripen(store)),
             service("heartbeat", self._notifier.heartbeat),
             service("keeper", lambda: store.keep(broken, back)),
-            service("disk", guard.run),
-            service("retention", self._retention(store, ledger).run),
+            service("disk", rooms.guard.run),
+            service("retention", self._retention(store, rooms.ledger).run),
             service("audit", self._audit(store).run),
             service("certificates", self._certificates.run),
-            service("clock", Timekeeper(clock, journal, self._identity.keep_time).run),
+            service("clock", Timekeeper(clock, journal, self._keep_time).run),
+            service("chronicle", Chronicle(store, journal, clock).run),
         ]
+
+    def _remote(self, store: Store, control: Control) -> Assembly | None:
+        if self.config.mqtt is None or self._twin is None or self._offline:
+            return None
+        return Assembly(
+            self.config,
+            self.config.mqtt,
+            self._twin,
+            self._identity.device,
+            store,
+            self.board,
+            control,
+            self.journal,
+            self.clock,
+            snapshot=self.snapshot,
+            restart=self.restart,
+            next_session=lambda: self._identity.next_number("mqtt-session"),
+            run=self._syncer.run,
+        )
+
+    async def _keep_time(self, text: str) -> None:
+        await self._syncer.run(lambda: self._identity.keep_time(text))
 
     def _say_mended(self, mended: Mended | None) -> None:
         match mended:
@@ -345,26 +457,7 @@ class Appliance:
         def used() -> int:
             return self._spool.total_bytes() - self._spool.free_bytes()
 
-        return Audit(self._spool, self._syncer, store, self.journal, used)
-
-    def _watches(self, store: Store, door: Door, ledger: Ledger) -> list[asyncio.Task[None]]:
-        """Start a watch for each folder of the configuration."""
-        if self._offline:
-            return []
-        services = []
-        for watch in self.config.watch:
-            called = watch.called_ae_title or self.config.receive.titles[0]
-            source = Source(door=WATCH, calling=watch.ae_title or "", called=called, address=watch.title)
-            # threads of its own: a network share that hangs must hold up nothing but its watch
-            threads = ThreadPoolExecutor(_READERS, thread_name_prefix=f"watch {watch.title}")
-            run = partial(asyncio.get_running_loop().run_in_executor, threads)
-            receiver = DoorReceiver(door, store, run, self.journal)
-            taker = Taker(receiver, run, source, self._spool.incoming, lambda size: ledger.room() > size)
-            folder = FolderWatch(watch, taker, store, run, board=self.board, journal=self.journal, clock=self.clock)
-            service = self.supervisor.service(f"watch {folder.name}", folder.run)
-            service.add_done_callback(partial(_end, threads))
-            services.append(service)
-        return services
+        return Audit(Soundness(self._spool, self._syncer, store, self.journal), store, self.journal, used)
 
     def _door(self, index: Index, admission: Admission, guard: DiskGuard) -> Door:
         receive = self.config.receive
@@ -383,102 +476,12 @@ class Appliance:
             destinations=len(self.config.destination),
         )
 
-    def _acceptor(self, door: Door, admission: Admission) -> Acceptor:
-        receive = self.config.receive
-        return Acceptor(
-            ReceivePolicy(self.config, admission, self.board, self.journal),
-            {CommandField.C_STORE_RQ: StoreService(door)},
-            spawn=self.supervisor.spawn,
-            limits=Limits(
-                handshake=receive.timeouts.handshake,
-                request=receive.timeouts.request,
-                idle=receive.timeouts.idle,
-                least_rate=receive.least_rate,
-                control=receive.max_control,
-            ),
-            capacity=Capacity(
-                associations=receive.max_associations,
-                per_address=receive.max_associations_per_address,
-                max_pdu=receive.max_pdu,
-                waiting=4 * receive.max_associations,
-                waiting_per_address=2 * receive.max_associations_per_address,
-            ),
-        )
-
-    async def _listen(self, acceptor: Acceptor) -> None:
-        receive = self.config.receive
-        for port in receive.all_ports:
-            try:
-                self.ports.append(await acceptor.listen(receive.address, port))
-            except OSError as e:
-                raise _cannot_listen(receive.address, port, "receive.port", e) from e
-        if receive.tls is None:
-            return
-        credentials = self._credentials["receive.tls"]
-        try:
-            port = await acceptor.listen(
-                receive.address,
-                receive.tls.port,
-                lambda: credentials.judging_dates(trusted=self.clock.trusted()),
-            )
-        except OSError as e:
-            raise _cannot_listen(receive.address, receive.tls.port, "receive.tls.port", e) from e
-        self.tls_ports.append(port)
-
-    def _lane(self, destination: Destination, store: Store) -> Lane:
-        gauge = self.board.destination(destination.name)
-        transport: Transport
-        match destination:
-            case DimseDestination():
-                credentials = self._credentials.get(f"destination.{destination.name}.tls")
-                transport = DimseTransport(destination, self._syncer, credentials, self.clock.trusted)
-                associations, skip = destination.associations, destination.unsupported == "skip"
-            case FolderDestination():
-                transport, associations, skip = FolderTransport(destination, self._syncer), 1, False
-            case _:
-                raise StartError(f"destination {destination.name}: its type is not in this version yet")
-        return Lane(
-            destination.name,
-            transport,
-            store,
-            Gate(destination.name, gauge, self.journal, self.clock, random.random),
-            associations=associations,
-            skip_unsupported=skip,
-            gauge=gauge,
-            journal=self.journal,
-            clock=self.clock,
-            random=random.random,
-            spawn=self.supervisor.spawn,
-        )
-
     async def _ripen(self, store: Store) -> None:
         while True:
             await asyncio.sleep(_RIPEN_EVERY)
             with contextlib.suppress(StoreError):  # said by the store's keeper; what is ripe stays ripe
                 if await store.ripe():
                     await store.ripen()
-
-
-def _cannot_listen(address: str, port: int, key: str, error: OSError) -> StartError:
-    return StartError(
-        f"Cannot listen on {address} port {port}: {error.strerror or error}; "
-        f"stop the program that uses it, or set {key} to another."
-    )
-
-
-async def _after(event: asyncio.Event, run: Callable[[], Awaitable[None]]) -> None:
-    await event.wait()
-    await run()
-
-
-def _end(threads: ThreadPoolExecutor, _: object) -> None:
-    threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _hasten(lanes: dict[str, Lane], name: str) -> None:
-    for lane in lanes.values():
-        if name in ("", lane.name):
-            lane.gate.hasten()
 
 
 def _lock(storage: Path) -> int:
@@ -496,3 +499,10 @@ def _lock(storage: Path) -> int:
             f"Another appliance is running on {storage}: stop it, or set storage.path to another folder."
         ) from e
     return lock
+
+
+async def _note(store: Store, event: Event) -> None:
+    """Write an event that is worth no wait and no failure."""
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(_STORE_GRACE):
+            await store.write_events([event])

@@ -1,0 +1,108 @@
+"""A lane for each destination of the configuration, and what is done to all of them at once."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from edge.app.errors import StartError
+from edge.board import Board
+from edge.clock import Clock
+from edge.config import Destination, DimseDestination, FolderDestination
+from edge.findings import Journal
+from edge.forward.dimse import DimseTransport
+from edge.forward.dispatcher import Lane
+from edge.forward.folder import FolderTransport
+from edge.forward.gate import Gate
+from edge.forward.transport import Transport
+from edge.spool import Syncer
+from edge.store import Store
+from edge.supervise import Supervisor
+from edge.tls import Credentials
+
+
+class Lanes:
+    """The lanes of ``destinations``. Raises `StartError` for one of a type that is not served."""
+
+    def __init__(
+        self,
+        destinations: tuple[Destination, ...],
+        credentials: Mapping[str, Credentials],
+        store: Store,
+        syncer: Syncer,
+        supervisor: Supervisor,
+        *,
+        board: Board,
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        """``credentials`` by the key of the configuration that has them."""
+        self._credentials = credentials
+        self._store = store
+        self._syncer = syncer
+        self._supervisor = supervisor
+        self._board = board
+        self._journal = journal
+        self._clock = clock
+        self._lanes = {destination.name: self._lane(destination) for destination in destinations}
+
+    def start(self, after: asyncio.Event) -> list[asyncio.Task[None]]:
+        """Start every lane, once ``after`` is set."""
+        service = self._supervisor.service
+        return [service(f"lane {name}", partial(_wait_and_run, after, lane.run)) for name, lane in self._lanes.items()]
+
+    def stop(self) -> None:
+        """Let what is on the wire be answered and settled, then let every lane end."""
+        for lane in self._lanes.values():
+            lane.stop()
+
+    def has(self, name: str) -> bool:
+        """Whether there is a lane to ``name``."""
+        return name in self._lanes
+
+    def hasten(self, name: str = "") -> None:
+        """Open the gate of one destination, or of all."""
+        for lane in self._lanes.values():
+            if name in ("", lane.name):
+                lane.gate.hasten()
+
+    def pause(self, name: str) -> None:
+        """Stop a lane; one that is not there any more has nothing to stop."""
+        if name in self._lanes:
+            self._lanes[name].pause()
+
+    def resume(self, name: str) -> None:
+        """Let a lane go on."""
+        if name in self._lanes:
+            self._lanes[name].resume()
+
+    def _lane(self, destination: Destination) -> Lane:
+        gauge = self._board.destination(destination.name)
+        transport: Transport
+        match destination:
+            case DimseDestination():
+                credentials = self._credentials.get(f"destination.{destination.name}.tls")
+                transport = DimseTransport(destination, self._syncer, credentials, self._clock.trusted)
+                associations, skip = destination.associations, destination.unsupported == "skip"
+            case FolderDestination():
+                transport, associations, skip = FolderTransport(destination, self._syncer), 1, False
+            case _:
+                raise StartError(f"destination {destination.name}: its type is not in this version yet")
+        return Lane(
+            destination.name,
+            transport,
+            self._store,
+            Gate(destination.name, gauge, self._journal, self._clock, random.random),
+            associations=associations,
+            skip_unsupported=skip,
+            gauge=gauge,
+            journal=self._journal,
+            clock=self._clock,
+            random=random.random,
+            spawn=self._supervisor.spawn,
+        )
+
+
+async def _wait_and_run(event: asyncio.Event, run: Callable[[], Awaitable[None]]) -> None:
+    await event.wait()
+    await run()

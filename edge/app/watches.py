@@ -1,0 +1,56 @@
+"""A watch for each folder of the configuration, each with threads of its own."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from edge.board import Board
+from edge.clock import Clock
+from edge.config import Config
+from edge.findings import Journal
+from edge.intake.door import Door
+from edge.intake.folder import FolderWatch
+from edge.intake.taker import Taker
+from edge.intake.through import DoorReceiver
+from edge.model import WATCH, Source
+from edge.spool import Ledger
+from edge.store import Store
+from edge.supervise import Supervisor
+
+_READERS: Final = 4
+"""Threads that read the files of one watched folder."""
+
+
+def start_watches(
+    config: Config,
+    store: Store,
+    door: Door,
+    ledger: Ledger,
+    incoming: Path,
+    supervisor: Supervisor,
+    *,
+    board: Board,
+    journal: Journal,
+    clock: Clock,
+) -> list[asyncio.Task[None]]:
+    """Start a watch for each folder of the configuration; ``incoming`` is where archives are unpacked."""
+    services = []
+    for watch in config.watch:
+        called = watch.called_ae_title or config.receive.titles[0]
+        source = Source(door=WATCH, calling=watch.ae_title or "", called=called, address=watch.title)
+        # threads of its own: a network share that hangs must hold up nothing but its watch
+        threads = ThreadPoolExecutor(_READERS, thread_name_prefix=f"watch {watch.title}")
+        run = partial(asyncio.get_running_loop().run_in_executor, threads)
+        receiver = DoorReceiver(door, store, run, journal)
+        taker = Taker(receiver, run, source, incoming, lambda size: ledger.room() > size)
+        folder = FolderWatch(watch, taker, store, run, board=board, journal=journal, clock=clock)
+        service = supervisor.service(f"watch {folder.name}", folder.run)
+        service.add_done_callback(partial(_end, threads))
+        services.append(service)
+    return services
+
+
+def _end(threads: ThreadPoolExecutor, _: object) -> None:
+    threads.shutdown(wait=False, cancel_futures=True)

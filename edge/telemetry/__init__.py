@@ -1,0 +1,1 @@
+"""What the box tells over MQTT, and what it is told."""

@@ -1,0 +1,122 @@
+"""The configuration over the broker: judges what is desired, has it tried, and tells what became of it."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from edge import events
+from edge.clock import Clock
+from edge.config import Config, Signer
+from edge.messages import Topics, encode
+from edge.mqtt import Message, Session
+from edge.snapshot import Snapshot
+from edge.store import Store, StoreError
+from edge.telemetry.trial import Trial
+from edge.telemetry.twin import Refused, Twin
+
+log = structlog.get_logger()
+
+_EVERY: Final = 5.0
+_REJECTIONS: Final = 10
+_PERIOD: Final = 60.0
+"""Rejections told as events in so many seconds; anybody who may publish can make them."""
+
+
+class Configurator:
+    """Owns the twin of a running appliance. ``restart`` has the appliance begin anew with what is in force then."""
+
+    def __init__(
+        self,
+        twin: Twin,
+        trial: Trial | None,
+        node: str,
+        topics: Topics,
+        config: Config,
+        signers: tuple[Signer, ...],
+        store: Store,
+        *,
+        snapshot: Callable[[], Awaitable[Snapshot]],
+        restart: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        self._twin = twin
+        self._trial = trial
+        self._node = node
+        self._topics = topics
+        self._config = config
+        self._signers = signers
+        self._store = store
+        self._snapshot = snapshot
+        self._restart = restart
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._told: list[float] = []
+
+    def connected(self, _session: Session) -> None:
+        """Hear that the broker was reached."""
+        if self._trial is not None:
+            self._trial.reached = True
+
+    async def report(self, session: Session) -> None:
+        """Tell over ``session`` what is in force, at once and whenever it changes. Raises `LostError`."""
+        while True:
+            self._changed.clear()
+            await session.publish(self._topics.config, encode(self._twin.report(self._clock)), qos=1, retain=True)
+            await self._changed.wait()
+
+    async def take(self, message: Message) -> None:
+        """Take what came on ``down/config``."""
+        if not message.payload:
+            return
+        try:
+            desired = self._twin.consider(message.payload, self._node, self._signers, self._config)
+            if desired is None:
+                return
+            snapshot = await self._snapshot()
+            self._twin.take(desired, [d.name for d in snapshot.destinations if d.state == "up"])
+        except Refused as e:
+            await self._refuse(e)
+            return
+        except (OSError, StoreError):
+            await self._refuse(Refused(0, "STORAGE"))
+            return
+        await self._note(desired.revision, "applied")
+        self._changed.set()
+        self._restart()
+
+    async def watch(self) -> None:
+        """Judge the trial until it is over."""
+        while self._trial is not None:
+            await asyncio.sleep(_EVERY)
+            try:
+                verdict = await self._trial.judge(await self._snapshot())
+                if verdict is None:
+                    continue
+                self._trial = None
+                if not verdict:
+                    self._twin.keep()
+                else:
+                    revision = self._twin.record.in_force
+                    self._twin.roll_back(verdict)
+                    await self._note(revision, "rolled-back", verdict)
+                    self._restart()
+            except (StoreError, OSError) as e:
+                log.warning("the trial of a configuration cannot be judged", error=str(e))
+            self._changed.set()
+
+    async def _refuse(self, why: Refused) -> None:
+        with contextlib.suppress(OSError):
+            self._twin.refuse(why)
+        now = self._clock.monotonic()
+        self._told = [at for at in self._told if now - at < _PERIOD]
+        if len(self._told) < _REJECTIONS:
+            self._told.append(now)
+            await self._note(why.revision, "rejected", why.reason)
+        self._changed.set()
+
+    async def _note(self, revision: int, status: str, reason: str = "") -> None:
+        with contextlib.suppress(StoreError):
+            await self._store.write_events([events.configuration(revision, status, reason)])

@@ -1,0 +1,187 @@
+"""Telemetry: one connection after another to the broker, and on each of them all that is told and heard.
+
+It observes through one snapshot and waits for nobody but the broker: absent, slow or hostile, that costs telemetry and
+nothing else.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from edge import __version__
+from edge.clock import Clock, iso
+from edge.config import Config, Mqtt
+from edge.findings import Journal
+from edge.messages import Ack, Birth, EventRange, Topics, encode
+from edge.mqtt import Broker, LostError, Message, Session, Will
+from edge.snapshot import Snapshot
+from edge.store import Store, StoreError
+from edge.telemetry.commander import Commander
+from edge.telemetry.configurator import Configurator
+from edge.telemetry.discovery import document, topic
+from edge.telemetry.metrics import dictionary
+from edge.telemetry.reporter import Reporter, Who, state
+from edge.telemetry.shipment import Shipment
+
+log = structlog.get_logger()
+
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_MODEL: Final = Path("/proc/device-tree/model")
+
+
+class Telemetry:
+    """The whole of it, for one appliance."""
+
+    def __init__(
+        self,
+        config: Config,
+        mqtt: Mqtt,
+        broker: Broker,
+        node: str,
+        store: Store,
+        commander: Commander,
+        configurator: Configurator,
+        *,
+        snapshot: Callable[[], Awaitable[Snapshot]],
+        next_session: Callable[[], int],
+        run: Callable[[Callable[[], int]], Awaitable[int]],
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        """``next_session`` gives a number that was never used, synced, and is called by way of ``run``, in a thread."""
+        self._config = config
+        self._mqtt = mqtt
+        self._broker = broker
+        self._node = node
+        self._store = store
+        self._commander = commander
+        self._configurator = configurator
+        self._snapshot = snapshot
+        self._next_session = next_session
+        self._run = run
+        self._journal = journal
+        self._clock = clock
+        self._topics = Topics(node)
+        self._boot = _read(_BOOT)
+        self._who = Who(session=0, boot_id=self._boot)
+        self._reporter: Reporter | None = None
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect again and again until `stop`."""
+        await self._commander.recover()
+        serving = asyncio.ensure_future(self._broker.run(self._prepare, self._serve))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((serving, stop), return_when=asyncio.FIRST_COMPLETED)
+            if self._reporter is not None and not serving.done():
+                await asyncio.wait((serving,), timeout=2.0)  # its last word
+            if serving.done():
+                serving.result()
+        finally:
+            for task in (serving, stop):
+                task.cancel()
+            await asyncio.gather(serving, stop, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Say ``offline`` and let `run` return."""
+        self._stopping.set()
+
+    def rebirth(self) -> None:
+        """Publish everything that is retained again."""
+        if self._reporter is not None:
+            self._reporter.rebirth()
+
+    def trouble(self, problem: tuple[str, str] | None) -> None:
+        """Hear why there is no connection, or None while there is one."""
+        if problem is None:
+            self._journal.clear("BROKER_DOWN", "mqtt")
+        else:
+            self._journal.state("BROKER_DOWN", "mqtt", problem[1])
+
+    async def _prepare(self) -> Will:
+        number = await self._run(self._next_session)
+        self._who = Who(session=number, boot_id=self._boot)
+        return Will(topic=self._topics.state, payload=encode(state(self._who, "lost", self._clock)))
+
+    async def _serve(self, session: Session) -> None:
+        """One connection, until it is lost or the box stops."""
+        topics = self._topics
+        reporter = self._reporter = Reporter(
+            session, topics, self._who, self._clock, snapshot=self._snapshot, birth=self._birth
+        )
+        shipment = Shipment(session, self._store, topics, acknowledged=self._mqtt.acknowledged)
+        try:
+            await session.subscribe([(topics.down_commands, 1), (topics.down_config, 1), (topics.down_ack, 1)])
+            await reporter.begin()
+            if self._mqtt.home_assistant:
+                await self._introduce(session)
+            self._configurator.connected(session)
+            await self._commander.attend(session)
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(reporter.run()),
+                    group.create_task(shipment.run()),
+                    group.create_task(self._hear(session, shipment)),
+                    group.create_task(self._configurator.report(session)),
+                ]
+                await self._stopping.wait()
+                await self._commander.finish()
+                for task in tasks:
+                    task.cancel()
+            await session.stop(topics.state, encode(state(self._who, "offline", self._clock)))
+        except* LostError:
+            pass  # what was not acknowledged is told again
+        except* StoreError as group:
+            log.warning("telemetry waits for the store", error=str(group.exceptions[0]))
+        finally:
+            self._reporter = None
+
+    async def _hear(self, session: Session, shipment: Shipment) -> None:
+        while True:
+            message = await session.receive()
+            if message.topic == self._topics.down_ack:
+                _acknowledge(shipment, message)
+            elif message.topic == self._topics.down_config:
+                await self._configurator.take(message)
+            else:
+                await self._commander.take(message)
+
+    async def _birth(self) -> Birth:
+        first, last = await self._store.event_range()
+        return Birth(
+            session=self._who.session,
+            model=_read(_MODEL).strip("\0") or "generic",
+            name=self._config.device.name,
+            site=self._config.device.site,
+            version=__version__,
+            slot="",
+            capabilities=self._commander.capabilities,
+            metrics=dictionary([d.name for d in self._config.destination]),
+            events=EventRange(epoch=self._store.epoch, first=first, last=last),
+            ts=iso(self._clock.now()),
+        )
+
+    async def _introduce(self, session: Session) -> None:
+        device = self._config.device
+        metrics = dictionary([d.name for d in self._config.destination])
+        text = document(self._node, device.name, device.site, __version__, self._topics, metrics)
+        await session.publish(topic(self._node), text, qos=1, retain=True)
+
+
+def _acknowledge(shipment: Shipment, message: Message) -> None:
+    try:
+        shipment.acknowledge(msgspec.json.decode(message.payload, type=Ack))
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        log.warning("an acknowledgement of events is malformed")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
