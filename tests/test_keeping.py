@@ -325,6 +325,25 @@ async def test_intake_opens_again_when_the_disk_proves_itself(tmp_path: Path, mo
 # the clock
 
 
+@pytest.mark.rig
+def test_a_counter_that_is_wrong_holds_up_no_delivery(tmp_path: Path) -> None:
+    study = mr(5)
+    with RawReceiver() as pacs:
+        pacs.stop()
+        with Edge(tmp_path, dimse("pacs", pacs.port)) as edge:
+            assert [send(edge, one) for one in study] == [0] * 5
+            wait_for(lambda: edge.tally("pacs") == {"queued": 5}, 10, "they are queued")
+            edge.stop()
+            with closing(sqlite3.connect(edge.storage / "db" / FILE)) as raw:
+                raw.execute("UPDATE tally SET instances = 2, bytes = 2 WHERE destination = 'pacs'")
+                raw.commit()
+            pacs.start()
+            edge.start()
+            edge.wait_settled("pacs", {"accepted": 5})
+            assert "DATABASE_MENDED" in {f["code"] for f in edge.json("status")["findings"]}
+            assert {r.digest for r in pacs.received} == {o.wire_digest for o in study}
+
+
 class Kept(list[str]):
     async def __call__(self, text: str) -> None:
         self.append(text)

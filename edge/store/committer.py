@@ -6,6 +6,7 @@ itself fails the whole batch. Callers get their result after the COMMIT, never b
 """
 
 import asyncio
+import re
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -13,11 +14,20 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from edge.store.connection import Connection, StoreError, StoreFailedError, explain, primary
+from edge.store.connection import (
+    Connection,
+    StoreDamagedError,
+    StoreError,
+    StoreFailedError,
+    explain,
+    primary,
+)
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
+_COUNTERS: Final = re.compile(r"CHECK constraint failed: (instances|bytes) >= 0")
+"""A kept counter that would fall below nothing was wrong before; it is counted anew when the database is mended."""
 _MOST: Final = 256
 """Works in one transaction."""
 _CHECKPOINT_CHANGES: Final = 3000
@@ -107,8 +117,8 @@ class Committer:
             return
         try:
             outcomes = await self._connection.run(lambda raw: self._commit(raw, works))
-        except sqlite3.Error as e:
-            failure = explain(e, "could not be written")
+        except (sqlite3.Error, StoreDamagedError) as e:
+            failure = e if isinstance(e, StoreError) else explain(e, "could not be written")
             if isinstance(failure, StoreFailedError):
                 self.fail(failure)
             _answer(batch, failure)
@@ -142,6 +152,8 @@ class Committer:
                 try:
                     outcomes.append((work(raw), None))
                 except sqlite3.IntegrityError as e:
+                    if _COUNTERS.search(str(e)):
+                        raise StoreDamagedError(f"The database contradicts itself: {e}.") from e
                     raw.execute("ROLLBACK TO work")
                     outcomes.append((None, StoreError(f"The store refused it: {e}.")))
                 except sqlite3.Error:
