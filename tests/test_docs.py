@@ -179,10 +179,12 @@ def test_configurations_are_taken(page: Path) -> None:
 
 
 def test_the_readmes_configuration_says_nothing_that_has_no_effect() -> None:
-    (block,) = re.findall(r"^ *```toml\n(.*?)^ *```$", read("README.md"), re.MULTILINE | re.DOTALL)
-    loaded = parse(block)
+    blocks = re.findall(r"^ *```toml\n(.*?)^ *```$", read("README.md"), re.MULTILINE | re.DOTALL)
+    assert blocks
+    loaded = parse("\n".join(blocks))
     assert loaded.notices == ()
     assert len(loaded.config.destination) == 1
+    assert loaded.config.mqtt is not None
 
 
 def anchors(page: Path) -> set[str]:
