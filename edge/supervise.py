@@ -1,8 +1,8 @@
 """The one owner of tasks: starts services, restarts what crashes within a bound, ends everything in order.
 
 A service is a coroutine function that runs until it is told to stop; one that raises is started again after a growing
-pause, with a finding. One that keeps crashing ends the process, so that the service manager starts afresh. One-shot
-tasks (an association, a further worker) are owned here too, so that none is ever lost or left behind.
+pause, with a finding. A vital one that keeps crashing ends the process, so that the service manager starts afresh; any
+other is left alone for a minute, and then tried again: images are taken and kept without it. One-shot tasks (an association, a further worker) are owned here too, so that none is ever lost or left behind.
 """
 
 import asyncio
@@ -38,9 +38,9 @@ class Supervisor:
         self._failed: asyncio.Future[None] | None = None
         self._stopping = False
 
-    def service(self, name: str, run: Callable[[], Awaitable[None]]) -> "asyncio.Task[None]":
-        """Run ``run`` until it returns, restarting it when it raises."""
-        task = asyncio.get_running_loop().create_task(self._keep(name, run), name=name)
+    def service(self, name: str, run: Callable[[], Awaitable[None]], *, vital: bool = False) -> "asyncio.Task[None]":
+        """Run ``run`` until it returns, restarting it when it raises. Without a ``vital`` one nothing is safe."""
+        task = asyncio.get_running_loop().create_task(self._keep(name, run, vital=vital), name=name)
         self._services[task] = name
         task.add_done_callback(self._services.pop)
         return task
@@ -87,7 +87,7 @@ class Supervisor:
         if left:
             await asyncio.wait(left, timeout=2.0)
 
-    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]], *, vital: bool) -> None:
         crashes: deque[float] = deque(maxlen=MOST_RESTARTS + 1)
         while True:
             try:
@@ -96,12 +96,13 @@ class Supervisor:
                 crashes.append(self._clock.monotonic())
                 log.exception("service crashed", service=name)
                 self._journal.note("SERVICE_RESTARTED", f"service.{name}", f"{name}: {type(e).__name__}")
-                if len(crashes) > MOST_RESTARTS and crashes[-1] - crashes[0] < WINDOW:
+                often = len(crashes) > MOST_RESTARTS and crashes[-1] - crashes[0] < WINDOW
+                if often and vital:
                     self._give_up(name)
                     return
                 if self._stopping:
                     return
-                await asyncio.sleep(_FIRST_PAUSE * 2 ** (len(crashes) - 1))
+                await asyncio.sleep(WINDOW if often else _FIRST_PAUSE * 2 ** (len(crashes) - 1))
             else:
                 return
 

@@ -103,7 +103,7 @@ async def test_a_service_that_returns_is_over(supervisor: Supervisor, journal: J
 async def test_a_crash_harms_no_other_service(supervisor: Supervisor) -> None:
     sick, well = Service(failures=100), Service(failures=0)
     supervisor.service("well", well.run)
-    sickness = supervisor.service("sick", sick.run)
+    sickness = supervisor.service("sick", sick.run, vital=True)
     await within(10, sickness)
     assert well.running.is_set()
     assert (well.started, well.ended) == (1, "")
@@ -112,7 +112,7 @@ async def test_a_crash_harms_no_other_service(supervisor: Supervisor) -> None:
 async def test_a_service_that_keeps_crashing_ends_the_process(supervisor: Supervisor) -> None:
     service = Service(failures=100)
     failing = asyncio.create_task(supervisor.failure())
-    supervisor.service("index", service.run)
+    supervisor.service("index", service.run, vital=True)
     with pytest.raises(CrashLoopError, match=f"The service index crashed {MOST_RESTARTS + 1} times"):
         await within(10, failing)
     assert service.started == MOST_RESTARTS + 1
@@ -120,7 +120,7 @@ async def test_a_service_that_keeps_crashing_ends_the_process(supervisor: Superv
 
 async def test_a_crash_loop_that_nobody_waited_for_yet_is_not_forgotten(supervisor: Supervisor) -> None:
     for name in ("index", "store"):
-        await within(10, supervisor.service(name, Service(failures=100).run))
+        await within(10, supervisor.service(name, Service(failures=100).run, vital=True))
     with pytest.raises(CrashLoopError, match="The service index crashed"):
         await within(10, supervisor.failure())
 
@@ -133,7 +133,7 @@ async def test_crashes_that_lie_far_apart_never_end_the_process(supervisor: Supe
         clock.seconds += rare
         await service.run()
 
-    supervisor.service("index", run)
+    supervisor.service("index", run, vital=True)
     await within(10, service.running.wait())
     assert service.started == 41
 
@@ -149,8 +149,31 @@ async def test_the_pause_before_a_restart_grows(
         await real(0)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    await within(10, Supervisor(journal, clock).service("index", Service(failures=100).run))
+    await within(10, Supervisor(journal, clock).service("index", Service(failures=100).run, vital=True))
     assert pauses == [pytest.approx(0.2 * 2**n) for n in range(MOST_RESTARTS)]
+
+
+async def test_one_that_nobody_needs_rests_and_is_tried_again_for_ever(
+    journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    supervisor, service = Supervisor(journal, clock), Service(failures=40)
+    failing = asyncio.create_task(supervisor.failure())
+    keeping = supervisor.service("telemetry", service.run)
+    await within(10, service.running.wait())
+    assert service.started == 41
+    assert pauses[MOST_RESTARTS:] == [WINDOW] * (40 - MOST_RESTARTS)
+    assert not failing.done()
+    for task in (failing, keeping):
+        task.cancel()
+    await asyncio.wait((failing, keeping))
 
 
 async def test_what_crashes_while_everything_ends_stays_down(supervisor: Supervisor) -> None:

@@ -228,9 +228,9 @@ class Appliance:
         except OSError as e:
             raise StartError(storage_trouble(self.config.storage.path, e)) from e
         self._say_notices()
-        committing = self.supervisor.service("store", store.run)
+        committing = self.supervisor.service("store", store.run, vital=True)
         rooms = await self._build(store)
-        indexing = self.supervisor.service("index", rooms.index.run)
+        indexing = self.supervisor.service("index", rooms.index.run, vital=True)
         try:
             tasks = await self._start(store, rooms)
             ports = [*self.ports, *self.tls_ports]
@@ -397,10 +397,10 @@ class Appliance:
         service, journal, clock = self.supervisor.service, self.journal, self.clock
         return [
             service("observer", Observer(self.config, store.reading, journal, rooms.admission.refusal).run),
-            service("ripen", lambda: self._ripen(store)),
-            service("heartbeat", self._notifier.heartbeat),
-            service("keeper", lambda: store.keep(broken, back)),
-            service("disk", rooms.guard.run),
+            service("ripen", lambda: self._ripen(store), vital=True),
+            service("heartbeat", self._notifier.heartbeat, vital=True),
+            service("keeper", lambda: store.keep(broken, back), vital=True),
+            service("disk", rooms.guard.run, vital=True),
             service("retention", self._retention(store, rooms.ledger).run),
             service("audit", self._audit(store).run),
             service("certificates", self._certificates.run),

@@ -43,7 +43,7 @@ def start_watches(
         # threads of its own: a network share that hangs must hold up nothing but its watch
         threads = ThreadPoolExecutor(_READERS, thread_name_prefix=f"watch {watch.title}")
         run = partial(asyncio.get_running_loop().run_in_executor, threads)
-        receiver = DoorReceiver(door, store, run, journal)
+        receiver = DoorReceiver(door, store, run, journal, most=config.receive.max_object)
         taker = Taker(receiver, run, source, incoming, lambda size: ledger.room() > size)
         folder = FolderWatch(watch, taker, store, run, board=board, journal=journal, clock=clock)
         service = supervisor.service(f"watch {folder.name}", folder.run)

@@ -67,6 +67,8 @@ class Broker:
                 problem = await self._once(line, inbox, prepare, serve)
             except UnreachableError as e:
                 problem = e.problem
+            except LostError as e:
+                problem = Problem("LOST", str(e))
             finally:
                 if line is not None:
                     line.end()

@@ -29,6 +29,7 @@ from edge.telemetry.shipment import Shipment
 
 log = structlog.get_logger()
 
+_RETRY: Final = 5.0
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _MODEL: Final = Path("/proc/device-tree/model")
 
@@ -73,7 +74,7 @@ class Telemetry:
 
     async def run(self) -> None:
         """Connect again and again until `stop`."""
-        await self._commander.recover()
+        await self._recover()
         serving = asyncio.ensure_future(self._broker.run(self._prepare, self._serve))
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -86,6 +87,16 @@ class Telemetry:
             for task in (serving, stop):
                 task.cancel()
             await asyncio.gather(serving, stop, return_exceptions=True)
+
+    async def _recover(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await self._commander.recover()
+            except StoreError as e:
+                log.warning("telemetry waits for the store", error=str(e))
+                await asyncio.sleep(_RETRY)
+            else:
+                return
 
     def stop(self) -> None:
         """Say ``offline`` and let `run` return."""
@@ -104,7 +115,10 @@ class Telemetry:
             self._journal.state("BROKER_DOWN", "mqtt", problem[1])
 
     async def _prepare(self) -> Will:
-        number = await self._run(self._next_session)
+        try:
+            number = await self._run(self._next_session)
+        except OSError as e:
+            raise LostError(f"no session can be counted: {e.strerror or e}") from e
         self._who = Who(session=number, boot_id=self._boot)
         return Will(topic=self._topics.state, payload=encode(state(self._who, "lost", self._clock)))
 
