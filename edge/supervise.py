@@ -2,7 +2,8 @@
 
 A service is a coroutine function that runs until it is told to stop; one that raises is started again after a growing
 pause, with a finding. A vital one that keeps crashing ends the process, so that the service manager starts afresh; any
-other is left alone for a minute, and then tried again: images are taken and kept without it. One-shot tasks (an association, a further worker) are owned here too, so that none is ever lost or left behind.
+other is left alone for a minute, and then tried again: images are taken and kept without it. One-shot tasks (an
+association, a further worker) are owned here too, so that none is ever lost or left behind.
 """
 
 import asyncio
