@@ -154,19 +154,61 @@ def test_a_log_that_was_removed_costs_decisions_and_no_object(tmp_path: Path) ->
         assert Counter(r.digest for r in pacs.accepted) == Counter(o.wire_digest for o in study)
 
 
+def in_1970() -> dict[str, str]:
+    """What makes a process believe that it is 1970."""
+    require("faketime")
+    (library,) = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME": "@1970-01-01 00:00:10",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+@pytest.mark.rig
+@pytest.mark.parametrize(
+    ("what", "then", "findings"),
+    [
+        ("header", False, {"DATABASE_MENDED"}),
+        ("delivery", False, {"DATABASE_REBUILT"}),
+        ("", True, {"CLOCK_WRONG"}),
+        ("trail_by_instance", True, {"DATABASE_MENDED", "CLOCK_WRONG"}),
+    ],
+)
+def test_a_removed_log_and_other_damage_at_once_cost_no_object_and_no_older_decision(
+    what: str,
+    then: bool,  # noqa: FBT001 - a column of the table
+    findings: set[str],
+    waiting: Queue,
+    tmp_path: Path,
+) -> None:
+    environment = in_1970() if then else None
+    folder, newer = tmp_path / "edge", mr(10)
+    shutil.copytree(waiting.storage, folder / "storage")
+    with RawReceiver() as away:
+        away.stop()
+        with Edge(folder, dimse("pacs", away.port)) as edge, RawSender(edge.port) as sender:
+            sender.associate([(newer[0].sop_class_uid, [newer[0].transfer_syntax_uid])])
+            assert [sender.store(o) for o in newer] == [0] * len(newer)
+            expected = len(waiting.study) - 2 + len(newer)
+            wait_for(lambda: edge.tally("pacs").get("queued") == expected, 20, "all indexed")
+            sender.close()
+            edge.kill()
+    path = folder / "storage" / "db" / FILE
+    log = path.with_name(f"{FILE}-wal")
+    assert log.stat().st_size > 0
+    log.unlink()
+    if what:
+        spoil(path, page_of(path, what))
+    delivered_again(Queue(waiting.storage, waiting.study + newer), folder, environment=environment, findings=findings)
+
+
 @pytest.mark.rig
 def test_a_box_that_believes_in_1970_delivers_and_says_that_its_clock_is_wrong(waiting: Queue, tmp_path: Path) -> None:
     shutil.copytree(waiting.storage, tmp_path / "edge" / "storage")
     path = tmp_path / "edge" / "storage" / "db" / FILE
     spoil(path, leaf_of(path, "delivery"))
-    require("faketime")
-    (library,) = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    then = {
-        "LD_PRELOAD": str(library),
-        "FAKETIME": "@1970-01-01 00:00:10",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    delivered_again(waiting, tmp_path / "edge", environment=then, findings={"CLOCK_WRONG"})
+    delivered_again(waiting, tmp_path / "edge", environment=in_1970(), findings={"CLOCK_WRONG"})
 
 
 @pytest.mark.parametrize("what", ["header", "tally", *INDEXES, "freelist"])

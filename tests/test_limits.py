@@ -6,6 +6,8 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from struct import pack
 from typing import Final
 
@@ -20,6 +22,8 @@ from edge.findings import CODES, MOST_OF_A_CODE, MOST_OPEN, Journal
 from edge.intake.admission import Admission
 from edge.intake.policy import ReceivePolicy
 from edge.spool import Free, Ledger
+from scripts.rigs import streams
+from tests.appliance import Edge
 from tests.fakes import ManualClock
 from tests.peers import objects, wire
 from tests.peers.ports import LOOPBACK, wait_for
@@ -322,6 +326,66 @@ def test_the_journal_keeps_the_news_of_each_code_apart() -> None:
     assert len(journal.open()) <= MOST_OPEN
     assert len(journal._seen) == len(journal._open) <= MOST_OPEN
     assert {finding.code for finding in journal.open()} >= set(codes[-3:])
+
+
+# objects that are too long
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Edge]:
+    """An appliance that takes objects of a MiB at the most."""
+    with Edge(tmp_path, receive='max_object = "1MiB"') as edge:
+        yield edge
+
+
+def storing(edge: Edge) -> RawSender:
+    sender = RawSender(edge.port, timeout=10)
+    sender.connect()
+    sender.associate([(objects.CT, LITTLE)])
+    return sender
+
+
+def _told_times(edge: Edge, times: int) -> bool:
+    return edge.output().count("peer met a limit") == times
+
+
+@pytest.mark.rig
+def test_an_object_is_cut_off_at_the_byte_that_is_too_much_and_leaves_nothing(narrow: Edge) -> None:
+    sender = storing(narrow)
+    streams.begin_store(sender)
+    sender.send_bytes(bytes(1 << 20))
+    wait_for(lambda: [part for part in narrow.parts() if part.stat().st_size > 512 << 10], 10, "most of it")
+    assert "peer met a limit" not in narrow.output()
+    sender.send_bytes(b"\0")
+    pdu = sender.read_pdu()
+    assert pdu.type == wire.Type.ABORT
+    assert wire.Abort.decode(pdu.body) == (0, 0)
+    sender.wait_closed()
+    sender.close()
+    wait_for(lambda: narrow.parts() == [], 10, "nothing is left of it")
+    wait_for(partial(_told_times, narrow, 1), 10, "a line in the log")
+    (line,) = (line for line in narrow.output().splitlines() if "peer met a limit" in line)
+    assert "the object is longer than receive.max_object" in line
+
+
+@pytest.mark.rig
+def test_who_sends_too_much_twice_within_the_hour_is_a_finding(narrow: Edge) -> None:
+    def found() -> list[str]:
+        findings = narrow.json("status")["findings"]
+        return [finding["text"] for finding in findings if finding["code"] == "PEER_MISBEHAVES"]
+
+    for times in (1, 2):
+        sender = storing(narrow)
+        with pytest.raises(ConnectionError):
+            streams.one_value(sender, 256)
+        sender.close()
+        wait_for(partial(_told_times, narrow, times), 10, "a line in the log")
+        assert len(found()) == times - 1
+    assert "the object is longer than receive.max_object" in found()[0]
+    wait_for(lambda: narrow.parts() == [], 10, "nothing is left of them")
+    with RawSender(narrow.port, timeout=10) as small:
+        small.associate([(objects.CT, LITTLE)])
+        assert small.store(objects.ct(1)[0]) == 0
 
 
 # headers

@@ -291,7 +291,7 @@ class Association:
     @property
     def stalled(self) -> float | None:
         """Since when the peer owes more of the message that it began (the loop's time); None where it owes nothing."""
-        return self._progress_at if self._idle_since is None and self.wire.waiting else None
+        return self._progress_at if self._idle_since is None and (self.wire.waiting or self.wire.blocked) else None
 
     async def _breathe(self) -> None:
         try:
@@ -319,7 +319,7 @@ class Association:
 
     async def flush(self) -> None:
         """Wait until the peer took enough of what was sent; one that reads nothing in `Limits.response` is cut off."""
-        self.wire.deadline(self.limits.response)
+        self._progress_at = self.wire.deadline(self.limits.response)
         try:
             await self.wire.drain()
         except ConnectionLostError:

@@ -222,6 +222,11 @@ class Wire(asyncio.BufferedProtocol):
         """Whether its reader waits for bytes that have not come."""
         return self._reader is not None and not self._reader.done()
 
+    @property
+    def blocked(self) -> bool:
+        """Whether its writer waits for the peer to take what is queued."""
+        return self._writer is not None and not self._writer.done()
+
     def widen(self, size: int = BUFFER) -> None:
         """Make the buffer hold ``size`` bytes, if it does not yet. Views taken before are void afterwards."""
         if size <= self._size:

@@ -1,6 +1,7 @@
 """The cases of `scripts/rig disk`, each a function on a `Bench`."""
 
 import random
+import re
 import subprocess
 import threading
 import time
@@ -34,10 +35,14 @@ _ASSOCIATION: Final = 10
 _LONG: Final = (64, 400)
 """MiB of a small disk, and CT images sent to it: 200 MB."""
 _QUICK: Final = (32, 80)
+_MORE_THAN_BALLAST: Final = "6MiB"
+"""A reserve that the room of the ballast does not make up for, so that nothing is taken until somebody makes room."""
 _SENT_MR: Final = 600
 _SLOW_SENDERS: Final = 2
 _SLOW_OBJECTS: Final = 6
 _SYNC_SECONDS: Final = 2
+_COUNTS: Final = ("device", "session", "epoch", "time")
+"""What is kept in identity/."""
 _OTHERS: Final = 1.0
 """Seconds within which a C-ECHO is answered while objects wait for a slow disk."""
 _NEED_NO_ROOM: Final = frozenset({"rename", "unlink", "fsync", "fdatasync"})
@@ -167,25 +172,53 @@ def _full(bench: Bench) -> None:
 
 
 def _taken(bench: Bench) -> None:
-    """Somebody else fills the disk to the last byte, and frees it again."""
+    """Somebody else fills the disk to the last byte, and frees it again; then once more, with a crash between."""
     with bench.disk() as (site, _):
+        _reserve(site, _MORE_THAN_BALLAST)
         site.edge.start()
         _push(site, mr(20))
-        ballast = site.edge.storage / "of-somebody-else"
-        _fill(ballast)
+        theirs = site.edge.storage / "of-somebody-else"
+        _fill(theirs)
+        _refuses(bench, site)
+        theirs.unlink()
+        bench.resumes(site)
         _push(site, mr(20))
-        bench.expect("nothing is taken on a full disk", that=site.ledger.answers["0000"] <= 20)  # noqa: PLR2004
-        bench.polite(site)
-        bench.told(site)
-        ballast.unlink()
+        bench.arrives(site)
+        # what it threw overboard it must have again, or nothing that needs a byte can begin on a disk without one
+        bench.eventually("it has its ballast again", (site.edge.storage / "ballast").exists, _RESUMED)
+        site.edge.kill()
+        _fill(theirs)
+        begun = time.monotonic()
+        site.edge.start()
+        took = time.monotonic() - begun
+        bench.problems += oracle.late([took])
+        bench.facts.append(f"started on the full disk within {took:.1f} s")
+        _refuses(bench, site)
+        theirs.unlink()
         bench.resumes(site)
         _push(site, mr(20))
         bench.arrives(site)
         bench.ends(site)
 
 
-def _fill(ballast: Path) -> None:
-    with ballast.open("wb", buffering=0) as file:
+def _reserve(site: Site, reserve: str) -> None:
+    """Have it leave so much of the disk alone."""
+    text = site.edge.config.read_text()
+    site.edge.config.write_text(re.sub(r'(?m)^reserve = ".*"$', f'reserve = "{reserve}"', text))
+
+
+def _refuses(bench: Bench, site: Site) -> None:
+    """It takes nothing, politely, and says so in red."""
+    before = len(site.ledger.promised)
+    _push(site, mr(20))
+    bench.expect("nothing is taken on a full disk", that=len(site.ledger.promised) == before)
+    bench.polite(site)
+    bench.told(site)
+
+
+def _fill(theirs: Path) -> None:
+    """Take what is left, to the last byte."""
+    with theirs.open("wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             try:
                 while file.write(bytes(size)):
@@ -349,13 +382,19 @@ def _read_only(bench: Bench) -> None:
 
 
 def _slow(bench: Bench) -> None:
-    """Every sync of an object, of its folder and of the database takes two seconds."""
+    """Every sync of an object, of its folder, of the database and of what is kept in identity/ takes two seconds."""
     template = Template(SCENARIOS["receive"], bench.place)
     place, log = bench.place / "slow", bench.place / "slow.log"
     storage = place / STORAGE
     first = _first_id(template)
     spool = storage / "spool" / "incoming"
-    files = [spool, storage / "db" / "edge.sqlite-wal", *(spool / f"{first + i}.part" for i in range(_SLOW_OBJECTS))]
+    files = [
+        spool,
+        storage / "db" / "edge.sqlite-wal",
+        *(spool / f"{first + i}.part" for i in range(_SLOW_OBJECTS)),
+        storage / "identity",
+        *(storage / "identity" / f"{name}.new" for name in _COUNTS),
+    ]
     with RawReceiver() as pacs:
         site = template.site(place, pacs, injecting(files, "fsync,fdatasync", f"delay_exit={_SYNC_SECONDS}000000", log))
         try:
@@ -405,7 +444,7 @@ def _first_id(template: Template) -> int:
 
 CASES: Final = {
     "full": Case("64 MB, the PACS down, 200 MB sent; then the PACS returns", _full),
-    "taken": Case("somebody else fills the disk, and frees it", _taken),
+    "taken": Case("somebody else fills the disk, and frees it; again, and it starts on the full disk", _taken),
     "inodes": Case("no inode left; then the PACS returns", _inodes),
     "fsync": Case("EIO from the fsync of one object, then of two", _fsync),
     "read-only": Case("the file system turns read-only", _read_only),

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from scripts.rigs import streams
 from tests.peers import wire
 from tests.peers.objects import CT, DicomObject, tiny, uid
 from tests.peers.raw import NotAcceptedError, RawSender
@@ -28,6 +29,11 @@ HOSTILE: Final = "HOSTILE"
 """The AE title of those who are let in, as a known modality is."""
 _WHOLE: Final = Control.COMMAND | Control.LAST
 _ATTEMPT: Final = 20.0
+_STREAMED: Final = (16, 64, 256)
+"""MiB of one value."""
+_UIDS: Final = (streams.LONGEST_UID, streams.ABSURD_UID)
+_UNREAD: Final = 128 << 20
+"""Bytes of requests at most: where the answers are much shorter, nothing blocks for a long while."""
 _HELLO: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
 
 
@@ -179,6 +185,16 @@ class Attacker:
             sender.send_bytes(wire.HEADER.pack(4, 0xFFFFFFFF) + wire.PDV_HEADER.pack(0xFFFFFFF0, 1, 3) + bytes(1 << 20))
             sender.wait_closed()
 
+    def huge_value(self, megabytes: int | None = None) -> int:
+        """A C-STORE with one value of 4 GiB, of which some hundred MiB come; the bytes that went."""
+        with self._associated() as sender:
+            return streams.one_value(sender, megabytes or self.dice.choice(_STREAMED))
+
+    def never_reads(self) -> None:
+        """Requests as fast as they go, with UIDs that are long or absurd, and no answer is read."""
+        with self._associated() as sender:
+            streams.unread(sender, streams.echoes(self.dice.choice(_UIDS)), _UNREAD)
+
     def empty_data(self) -> None:
         """A hundred thousand P-DATA-TF of nothing, as fast as they go."""
         with self._associated() as sender:
@@ -279,11 +295,13 @@ def deep_sequences(levels: int, *, explicit: bool) -> bytes:
     return (sequence + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)) * levels
 
 
-MESSAGES: Final[tuple[Callable[[Attacker], None], ...]] = (
+MESSAGES: Final[tuple[Callable[[Attacker], object], ...]] = (
     Attacker.garbage,
     Attacker.nonsense,
     Attacker.huge_request,
     Attacker.huge_data,
+    Attacker.huge_value,
+    Attacker.never_reads,
     Attacker.empty_data,
     Attacker.many_items,
     Attacker.aborted_store,
@@ -295,7 +313,7 @@ MESSAGES: Final[tuple[Callable[[Attacker], None], ...]] = (
     Attacker.other_uid,
 )
 """Attacks that end; the others hold on."""
-HEAVY: Final = (Attacker.huge_request, Attacker.huge_data, Attacker.bomb, Attacker.deep)
+HEAVY: Final = (Attacker.huge_request, Attacker.huge_data, Attacker.never_reads, Attacker.bomb, Attacker.deep)
 
 EXPECTED: Final = (OSError, ssl.SSLError, wire.MalformedError, NotAcceptedError, LookupError)
 """How a defence looks from outside."""
@@ -313,7 +331,7 @@ class Besiegers:
         holding: int,
         attackers: int,
         pause: float,
-        attacks: tuple[Callable[[Attacker], None], ...] = MESSAGES,
+        attacks: tuple[Callable[[Attacker], object], ...] = MESSAGES,
     ) -> None:
         """``crowd`` connections without an association, ``holding`` associations that do nothing good."""
         self.made: Counter[str] = Counter()
@@ -333,10 +351,10 @@ class Besiegers:
         for n in range(attackers):
             self._add(Attacker(target, sources[n % len(sources)], self._stop, random.Random(dice.random())), attacks)
 
-    def _add(self, attacker: Attacker, attacks: tuple[Callable[[Attacker], None], ...]) -> None:
+    def _add(self, attacker: Attacker, attacks: tuple[Callable[[Attacker], object], ...]) -> None:
         self._threads.append(threading.Thread(target=self._run, args=(attacker, attacks), name="attacker"))
 
-    def _run(self, attacker: Attacker, attacks: tuple[Callable[[Attacker], None], ...]) -> None:
+    def _run(self, attacker: Attacker, attacks: tuple[Callable[[Attacker], object], ...]) -> None:
         while not self._stop.is_set():
             attack = attacker.dice.choice(attacks)
             try:

@@ -2,15 +2,17 @@
 
 The appliance runs with a plain and a TLS port. A probe stores an object every two seconds, by turns over both, and must
 have its 0000 within five; afterwards memory, descriptors and threads must be where they were, every probe must have
-arrived at the PACS byte for byte, and outside the storage path nothing may have changed.
+arrived at the PACS byte for byte, and outside the storage path nothing may have changed, neither around it nor where
+odd UIDs and titles point.
 
 With `--memory` the question is another one: within 512 MiB a large multi-frame arrives whole while others declare PDUs
-of 4 GiB, send deflate bombs and sequences 10 000 deep.
+of 4 GiB, stream more than the limit as one value, read no answers, send deflate bombs and sequences 10 000 deep.
 """
 
 import argparse
 import random
 import ssl
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,15 +22,15 @@ from typing import Final
 
 import psutil
 
-from scripts.rigs import hostile
-from scripts.rigs.hostile import Besiegers, Target
+from scripts.rigs import hostile, surroundings
+from scripts.rigs.hostile import Attacker, Besiegers, Target
 from scripts.rigs.preflight import tool
 from scripts.rigs.report import add_seed, conclude, dice, folder, positive, say
 from scripts.rigs.volume import Workshop
 from tests.appliance import Edge, dimse
 from tests.peers import wire
 from tests.peers.certificates import Authority
-from tests.peers.objects import CT, ct, write_multiframe
+from tests.peers.objects import CT, FileObject, ct, write_multiframe
 from tests.peers.ports import free_port, wait_for
 from tests.peers.raw import RawReceiver, RawSender
 from tests.peers.secure import TlsSender
@@ -45,6 +47,10 @@ _GROWTH: Final = 32 << 20
 _WALL: Final = 512 << 20
 """Bytes of data in which the large object must arrive: heap, stacks and all else that is the process's own."""
 _RESIDENT: Final = 256 << 20
+"""Bytes that it may hold at the most, of which it needs a fifth."""
+_STREAMED: Final = 640
+"""MiB of one value: more than the wall, were they held."""
+_STREAMER: Final = "127.0.9.1"
 _THREADS: Final = 15
 """Threads of the appliance once its pools are grown: itself, two for the database, eight that sync, four for files."""
 _HOLDING: Final = 300
@@ -167,15 +173,9 @@ class Fortress:
             return len(set(self.sent) - set(self.arrived()))
         return 0
 
-    def outside(self) -> dict[str, tuple[int, int, int]]:
-        """List all that lies around the storage path, the log aside: size, time of change, mode."""
-        found: dict[str, tuple[int, int, int]] = {}
-        for path in self.below.rglob("*"):
-            if path == self.edge.log or self.edge.storage in (path, *path.parents) or not path.exists():
-                continue
-            stat = path.stat()
-            found[str(path)] = (0, 0, stat.st_mode) if path == self.edge.folder else _facts(path)
-        return found
+    def outside(self) -> dict[str, surroundings.Facts]:
+        """List all that lies around the storage path, the log aside, and at every place that an odd name means."""
+        return surroundings.look(self.below, self.edge.storage, self.edge.log, hostile.ODD)
 
     def foreign_names(self) -> list[str]:
         """Names below the storage path that a peer may have chosen."""
@@ -184,11 +184,6 @@ class Fortress:
             for path in self.edge.storage.rglob("*")
             if not all(c.isalnum() or c in "._-" for c in path.name) or path.is_symlink()
         ]
-
-
-def _facts(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_mode
 
 
 def siege(
@@ -243,9 +238,7 @@ def _stand(fortress: Fortress, besiegers: Besiegers, seconds: float, verdict: Ve
     return problems + [f"the rig itself: {surprise}" for surprise in besiegers.surprises]
 
 
-def _aftermath(
-    fortress: Fortress, before: Footprint, around: dict[str, tuple[int, int, int]], verdict: Verdict
-) -> None:
+def _aftermath(fortress: Fortress, before: Footprint, around: dict[str, surroundings.Facts], verdict: Verdict) -> None:
     """Look whether all is as it was."""
 
     def back() -> bool:
@@ -271,8 +264,11 @@ def _aftermath(
     ]
 
 
-def confined(below: Path, megabytes: int, chance: random.Random) -> Verdict:
-    """Send one object of ``megabytes`` MiB to an appliance with 512 MiB, while others waste memory."""
+def confined(below: Path, megabytes: int, chance: random.Random, *, streamed: int = _STREAMED) -> Verdict:
+    """Send one object of ``megabytes`` MiB to an appliance with 512 MiB, while others waste memory.
+
+    One of them sends ``streamed`` MiB of one value without an end.
+    """
     verdict = Verdict()
     source = write_multiframe(below / "large.dcm", megabytes)
     fortress = Fortress(below, associations=32, wrapper=[tool("prlimit"), f"--data={_WALL}"])
@@ -282,18 +278,14 @@ def confined(below: Path, megabytes: int, chance: random.Random) -> Verdict:
         )
         besiegers.begin()
         try:
-            sender = RawSender(fortress.edge.port, calling=_PROBE, timeout=3600, source=_PROBE_ADDRESS)
-            with sender:
-                sender.associate([(source.sop_class_uid, [source.transfer_syntax_uid])])
-                begun = time.monotonic()
-                status = sender.store(source)
-                taken = time.monotonic() - begun
+            with ThreadPoolExecutor(1) as pool:
+                value = pool.submit(_stream, fortress.target, streamed)
+                verdict.problems += _store_large(fortress, source, verdict)
+                verdict.problems += value.result()
         finally:
             besiegers.lift()
         made = ", ".join(f"{name} {count}" for name, count in sorted(besiegers.made.items()))
-        verdict.did.append(f"{megabytes} MiB in {taken:.0f} s, answered {status:04X}, beside: {made}.")
-        if status != 0:
-            verdict.problems.append(f"the object was answered {status:04X}")
+        verdict.did.append(f"Beside: {streamed} MiB of one value; {made}.")
         try:
             wait_for(lambda: source.wire_digest in fortress.arrived(), 600, "the object at the PACS")
         except TimeoutError as late:
@@ -306,6 +298,25 @@ def confined(below: Path, megabytes: int, chance: random.Random) -> Verdict:
     finally:
         fortress.close()
     return verdict
+
+
+def _stream(target: Target, megabytes: int) -> list[str]:
+    """Send so much of one value; what was wrong, where not all of it was taken."""
+    try:
+        Attacker(target, _STREAMER, threading.Event(), random.Random(0)).huge_value(megabytes)
+    except hostile.EXPECTED as e:
+        return [f"{megabytes} MiB of one value could not be sent, which would have tried the wall: {e}"]
+    return []
+
+
+def _store_large(fortress: Fortress, source: FileObject, verdict: Verdict) -> list[str]:
+    with RawSender(fortress.edge.port, calling=_PROBE, timeout=3600, source=_PROBE_ADDRESS) as sender:
+        sender.associate([(source.sop_class_uid, [source.transfer_syntax_uid])])
+        begun = time.monotonic()
+        status = sender.store(source)
+        taken = time.monotonic() - begun
+    verdict.did.append(f"{source.length / _MIB:.0f} MiB in {taken:.0f} s, answered {status:04X}.")
+    return [] if status == 0 else [f"the object was answered {status:04X}"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
