@@ -5,9 +5,12 @@ what this version does not act on yet, and the checks that need more than one ke
 where a secret may stand. A file is taken whole or not at all.
 """
 
+import contextlib
 import difflib
 import functools
+import os
 import re
+import threading
 import tomllib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -320,20 +323,39 @@ def _signers(reader: _Reader, document: Mapping[str, Any]) -> None:
 
 _OURS: Final = ("spool", "quarantine", "db", "identity")
 """Folders in the storage path whose files are never to be touched."""
+_SOON: Final = 2.0
 
 
 def _watched_paths(reader: _Reader, document: Mapping[str, Any]) -> None:
     """Watches that would take what the box itself has stored or delivered."""
     storage = document.get("storage")
     given = storage.get("path") if isinstance(storage, dict) else None
-    root = PurePath(given) if isinstance(given, str) else PurePath(Storage().path)
-    delivered = [PurePath(path) for _, path in _each(document, "destination", "path")]
-    for index, path in _each(document, "watch", "path"):
-        folder = PurePath(path)
+    watches = list(_each(document, "watch", "path"))
+    if not watches:
+        return
+    root = _resolved(given if isinstance(given, str) else str(Storage().path))
+    delivered = [_resolved(path) for _, path in _each(document, "destination", "path")]
+    for index, path in watches:
+        folder = _resolved(path)
         if root.is_relative_to(folder) or any(folder.is_relative_to(root / name) for name in _OURS):
             reader.problem(("watch", index, "path"), "it would take the appliance's own files from storage.path")
         if any(one.is_relative_to(folder) or folder.is_relative_to(one) for one in delivered):
             reader.problem(("watch", index, "path"), "it would take back what a destination of type folder was given")
+
+
+def _resolved(path: str) -> PurePath:
+    """Follow links and points in ``path``, as far as it exists and its file system answers soon."""
+    found: list[str] = []
+
+    def follow() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(os.path.realpath(path))
+
+    # a share that hangs must not keep the appliance from starting
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    thread.join(_SOON)
+    return PurePath(found[0] if found else os.path.normpath(path))
 
 
 def _watches(reader: _Reader, document: Mapping[str, Any]) -> None:
@@ -343,8 +365,8 @@ def _watches(reader: _Reader, document: Mapping[str, Any]) -> None:
         path, name = table.get("path"), table.get("name")
         if not isinstance(path, str) or not path:
             continue
-        folder = PurePath(path)
-        title = name if isinstance(name, str) and name else folder.name
+        folder = _resolved(path)
+        title = name if isinstance(name, str) and name else PurePath(path).name
         if title in seen:
             reader.problem(("watch", index, "name"), f'another watch is called "{title[:64]}" too; give it a name')
         elif any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in seen.values()):

@@ -1,18 +1,27 @@
 """`edge import` as a person runs it: with and without the appliance, again and again, on good and on odd media."""
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
 from pydicom.data import get_testdata_file
 
+from edge.dicom.dicomdir import DirectoryError, referenced
+from edge.dicom.whole import Whole
+from edge.intake import importing
+from edge.intake.handover import Progress
+from edge.intake.importing import Import
+from edge.intake.taker import Fate, TooLargeNowError
+from edge.intake.tree import Readable
+from edge.model import Origin, Source
 from tests.appliance import COMMAND, Edge, dimse
 from tests.peers.objects import DicomObject, ct, mr, write_multiframe
 from tests.peers.ports import wait_for
@@ -234,6 +243,156 @@ def test_what_cannot_be_taken_is_named_with_the_reason(tmp_path: Path, edge: Edg
             "not DICOM      0",
             "refused        3",
         ]
+
+
+def test_whatever_lies_on_a_medium_the_import_goes_on_to_its_end(tmp_path: Path, edge: Edge, pacs: RawReceiver) -> None:
+    (good, dated), (large, inner) = mr(2), ct(2)
+    edge.configure(dimse("pacs", pacs.port), receive='max_object = "200KiB"')
+    media = write(tmp_path / os.fsdecode(b"patient \xe9"), [good])
+    os.utime(dated.write(media / "dated"), ns=(1 << 63, 1 << 63))
+    large.write(media / "large")
+    (media / os.fsdecode(b"cut \xff")).write_bytes(good.write(tmp_path / "x").read_bytes()[:-7])
+    with zipfile.ZipFile(tmp_path / "inner", "w") as archive:
+        archive.write(inner.write(tmp_path / "x"), "IM1")
+    with zipfile.ZipFile(media / "outer.zip", "w") as archive:
+        archive.write(tmp_path / "inner", "study.zip")
+    (media / "DICOMDIR").symlink_to(tmp_path / "elsewhere")
+    with edge:
+        told = run(edge, media, code=1)
+        assert (told["taken"], told["refused"]) == (2, 4)
+        assert {one["path"].removeprefix(f"{tmp_path}/patient \\xe9/"): one["why"] for one in told["reasons"]} == {
+            "large": "it is longer than receive.max_object",
+            "cut \\xff": "an element is longer than the rest of the file",
+            "outer.zip!study.zip": "an archive in an archive is not opened: unpack it",
+            "DICOMDIR": "it is a link, and links are not followed",
+        }
+        pacs.wait(2, 20)
+        shown = edge.command("import", str(media), check=False)
+        assert shown.returncode == 1
+        assert "/cut \\xff: an element" in shown.stdout
+    assert digests(pacs) == expected([good, dated])
+
+
+def test_a_directory_that_is_damaged_or_names_the_impossible_costs_no_summary(tmp_path: Path, edge: Edge) -> None:
+    (good,) = mr(1)
+    source = Path(str(get_testdata_file("DICOMDIR"))).read_bytes()
+    media = write(tmp_path / "cd", [good])
+    named = source.index(b"\x04\x00\x00\x15CS") + 8
+    length = int.from_bytes(source[named - 2 : named], "little")
+    for data, why in (
+        (source[:named] + b"A" * length + source[named + length :], "the DICOMDIR names it, but it is not there"),
+        (source.replace(b"\x04\x00\x00\x15CS", b"\x04\x00\x00\x15UL"), "it cannot be read: Expected total bytes"),
+    ):
+        (media / "DICOMDIR").write_bytes(data)
+        told = run(edge, media, code=1)
+        assert told["taken"] + told["already_there"] == 1
+        assert [one for one in told["reasons"] if one["why"].startswith(why)], told
+
+
+@pytest.mark.parametrize("name", ["N" * 300, "a\0b"])
+def test_what_a_directory_names_and_no_file_can_be_called_is_missing(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "DICOMDIR").write_bytes(b"DICM")
+    monkeypatch.setattr(importing, "referenced", lambda _: [PurePath(name)])
+    checked = importing_by(tmp_path, [])
+    checked._check_directory(tmp_path)
+    assert [(one.path, one.why.partition(", but ")[0]) for one in checked.tally.refused] == [
+        (str(tmp_path / name), "the DICOMDIR names it")
+    ]
+
+
+def test_a_directory_is_read_only_where_it_is_a_file(tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(str(get_testdata_file("DICOMDIR")))
+    os.mkfifo(pipe)
+    for path in (link, pipe):
+        with pytest.raises(DirectoryError):
+            referenced(path)
+
+
+class Disk:
+    """A receiver with room for what `fits` says, once the rest was taken; it keeps the order."""
+
+    def __init__(self, large: DicomObject, *, fits: bool) -> None:
+        self.sent = 0
+        self.asked: list[str] = []
+        self._taken: set[str] = set()
+        self._large = large
+        self._fits = fits
+
+    async def receive(self, whole: Whole, file: Readable, source: Source) -> bool:
+        del file, source
+        again = whole.sop_instance_uid in self.asked
+        self.asked.append(whole.sop_instance_uid)
+        if whole.sop_instance_uid == self._large.sop_instance_uid and not (self._fits and again):
+            raise TooLargeNowError("there is no room on the disk")
+        new = whole.sop_instance_uid not in self._taken
+        self._taken.add(whole.sop_instance_uid)
+        return new
+
+    async def known(self, origins: Sequence[Origin]) -> list[bool]:
+        return [False] * len(origins)
+
+    async def remember(self, origin: Origin) -> None:
+        del origin
+
+    async def tell(self, progress: Progress) -> None:
+        del progress
+
+
+def importing_by(media: Path, receivers: list[Any]) -> Import:
+    teller: Any = Disk(mr(1)[0], fits=True)
+    source = Source(door="import", address="media")
+    return Import([media], receivers, teller, asyncio.to_thread, source, media=False, folder=media, room=lambda _: True)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+async def test_what_there_is_no_room_for_is_tried_again_at_the_end(tmp_path: Path, *, fits: bool) -> None:
+    large, *small = mr(4)
+    media = tmp_path / "media"
+    media.mkdir()
+    with zipfile.ZipFile(media / "a.zip", "w") as archive:
+        for name, one in (("large", large), ("small", small[0])):
+            archive.writestr(name, one.write(tmp_path / "x").read_bytes())
+    for number, one in enumerate(small[1:]):
+        one.write(media / f"IM{number}")
+    disk = Disk(large, fits=fits)
+    tally = await importing_by(media, [disk]).run()
+    assert disk.asked[-2] == large.sop_instance_uid
+    assert (tally.files_done, tally.objects[Fate.TAKEN], tally.objects[Fate.ALREADY]) == (3, 3 + fits, 0)
+    assert tally.failures() == (0 if fits else 1)
+    assert [(one.path, one.why) for one in tally.refused] == (
+        [] if fits else [(f"{media / 'a.zip'}!large", "there is no room on the disk")]
+    )
+
+
+@pytest.mark.parametrize("shape", ["storage", "spool", "shard", "file", "copied"])
+def test_only_a_spool_is_believed_who_sent_an_object(tmp_path: Path, edge: Edge, pacs: RawReceiver, shape: str) -> None:
+    """Anybody can write a seal into a file and put it on a stick."""
+    (one,) = mr(1)
+    dead = Edge(tmp_path / "dead", dimse("pacs", 1))
+    with dead, RawSender(dead.port, calling="MR7") as sender:
+        sender.associate([(one.sop_class_uid, [one.transfer_syntax_uid])])
+        assert sender.store(one) == 0
+        sender.release()
+        wait_for(lambda: len(dead.spooled()) == 1, 10, "it waits")
+    (file,) = dead.spooled()
+    copied = tmp_path / "stick"
+    copied.mkdir()
+    shutil.copy(file, copied / "one")
+    places = {
+        "storage": dead.storage,
+        "spool": dead.storage / "spool",
+        "shard": file.parent,
+        "file": file,
+        "copied": copied,
+    }
+    with edge:
+        assert run(edge, places[shape]) == summary(taken=1)
+        pacs.wait(1, 20)
+        (row,) = edge.json("trace", one.sop_instance_uid)
+        assert row["trail"][0]["detail"] == ("import at stick" if shape == "copied" else "MR7 at 127.0.0.1")
 
 
 def test_a_path_that_is_not_there_and_a_storage_in_use(tmp_path: Path, edge: Edge) -> None:

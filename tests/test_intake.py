@@ -140,8 +140,12 @@ class Box:
 
     def files(self) -> dict[str, bytes]:
         """Every file of the spool and of the quarantine."""
-        found = [p for folder in ("spool", "quarantine") for p in (self.root / folder).rglob("*") if p.is_file()]
-        return {str(p.relative_to(self.root)): p.read_bytes() for p in sorted(found)}
+        found: dict[str, bytes] = {}
+        for folder in ("spool", "quarantine"):
+            for path in sorted((self.root / folder).rglob("*")):
+                with suppress(FileNotFoundError, IsADirectoryError):  # a thread may be deleting it
+                    found[str(path.relative_to(self.root))] = path.read_bytes()
+        return found
 
     def published(self) -> list[int]:
         return sorted(self.spool.published())

@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import shutil
+import sys
 import time
 import zipfile
 from collections import Counter
@@ -190,17 +191,18 @@ def test_a_file_renamed_into_place_is_taken_once_and_never_under_its_first_name(
     tmp_path: Path, pacs: RawReceiver
 ) -> None:
     edge, folder = box(tmp_path, pacs)
-    objects = mr(4)
-    names = ["IMG.dcm.part", ".IMG.dcm.Xy12", "IMG.tmp", "~IMG"]
+    objects = mr(7)
+    names = ["IMG.dcm.part", ".IMG.dcm.Xy12", "IMG.tmp", "~IMG", ".~tmp~/IMG", "up.part/a/IMG", ".filepart/IMG"]
     with edge:
         for one, name in zip(objects, names, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             one.write(folder / name)
-        wait_for(lambda: gauge(edge)["left"] == 4, 20, "they are told")
+        wait_for(lambda: gauge(edge)["left"] == 7, 20, "they are told")
         assert pacs.received == []
         for number, name in enumerate(names):
             (folder / name).rename(folder / f"IMG{number}.dcm")
-        pacs.wait(4, 20)
-        wait_for(lambda: len(files(folder / "done")) == 4, 10, "moved")
+        pacs.wait(7, 20)
+        wait_for(lambda: len(files(folder / "done")) == 7, 10, "moved")
     assert digests(pacs) == expected(objects)
 
 
@@ -282,6 +284,101 @@ def test_a_name_that_is_there_already_in_done_is_not_overwritten(tmp_path: Path,
         second.write(folder / "IMG")
         pacs.wait(2, 20)
         wait_for(lambda: files(folder) == {"done/IMG", "done/IMG.1"}, 10, "moved beside it")
+
+
+@pytest.mark.parametrize("after", ["delete", "keep"])
+def test_what_was_moved_to_done_is_nobodys_any_more_whatever_the_configuration_says(
+    tmp_path: Path, pacs: RawReceiver, after: str
+) -> None:
+    edge, folder = box(tmp_path, pacs)
+    objects = mr(3)
+    with edge:
+        write(folder / "PAT1", objects[:2])
+        pacs.wait(2, 20)
+        wait_for(lambda: len(files(folder / "done")) == 2, 10, "moved")
+        edge.stop()
+        edge.configure(dimse("pacs", pacs.port), more=watch(folder, after=after))
+        edge.start()
+        objects[2].write(folder / "IMG")
+        pacs.wait(3, 20)
+        wait_for(lambda: (folder / "IMG").exists() == (after == "keep"), 20, "gone, unless it is kept")
+        assert gauge(edge)["taken"] == 1
+        assert len(files(folder / "done")) == 2
+    assert digests(pacs) == expected(objects)
+
+
+def test_kept_files_whose_names_are_no_utf_8_go_once(tmp_path: Path, pacs: RawReceiver) -> None:
+    folder = tmp_path / "export"
+    keep = watch(folder, after="keep")
+    objects = mr(2)
+    for one, name in zip(objects, (b"M\xfcller", b"caf\xe9/IMG"), strict=True):
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        one.write(tmp_path / "x").rename(path)
+    with Edge(tmp_path, dimse("pacs", pacs.port), more=keep, store='keep_delivered = "0s"') as edge:
+        pacs.wait(2, 20)
+        wait_for(lambda: not edge.spooled(), 20, "nothing is kept here")
+        for turn in range(2):
+            edge.stop()
+            edge.start()
+            fresh = mr(1)
+            objects += fresh
+            write(folder / f"{turn}", fresh)
+            pacs.wait(len(objects), 20)
+            wait_for(lambda: not edge.spooled(), 20, "nothing is kept here")
+    assert digests(pacs) == expected(objects)
+
+
+def test_stuck_files_of_a_share_that_was_not_mounted_for_a_while_go_once(tmp_path: Path, pacs: RawReceiver) -> None:
+    folder = tmp_path / "export"
+    edge = Edge(
+        tmp_path,
+        dimse("pacs", pacs.port),
+        more=watch(folder, after="delete"),
+        store='keep_delivered = "0s"',
+        wrapper=unprivileged(),
+    )
+    objects = mr(2)
+    write(folder, objects)
+    folder.chmod(0o555)
+    with edge:
+        wait_for(lambda: "WATCH_STUCK" in findings(edge), 20, "it is told")
+        wait_for(lambda: not edge.spooled() and len(pacs.received) == 2, 20, "nothing is kept here")
+        edge.stop()
+        share = folder.rename(tmp_path / "share")
+        folder.mkdir()
+        edge.start()
+        wait_for(lambda: "WATCH_STUCK" not in findings(edge), 20, "it is not there")
+        time.sleep(3)  # some passes
+        edge.stop()
+        folder.rmdir()
+        share.rename(folder)
+        edge.start()
+        wait_for(lambda: "WATCH_STUCK" in findings(edge), 20, "it is told again")
+        folder.chmod(0o755)
+        wait_for(lambda: not files(folder), 20, "deleted")
+    assert digests(pacs) == expected(objects)
+
+
+def test_what_a_kill_left_on_its_way_to_done_is_found_and_goes_once(tmp_path: Path, pacs: RawReceiver) -> None:
+    folder = tmp_path / "export"
+    more = watch(folder)
+    edge = Edge(tmp_path, dimse("pacs", pacs.port), more=more, store='keep_delivered = "0s"', wrapper=unprivileged())
+    taken, other = mr(2)
+    taken.write(folder / "IMG")
+    folder.chmod(0o555)
+    with edge:
+        wait_for(lambda: "WATCH_STUCK" in findings(edge) and not edge.spooled(), 20, "it is taken, and stays")
+        pacs.wait(1, 20)
+        edge.stop()
+        folder.chmod(0o755)
+        (folder / "IMG").rename(folder / ".edge~IMG")
+        other.write(folder / ".edge~OTHER")  # one that came at the last moment, and was never taken
+        edge.start()
+        wait_for(lambda: files(folder) == {"done/IMG", "done/OTHER"}, 20, "both are moved")
+        pacs.wait(2, 20)
+        edge.wait_settled("pacs", {"accepted": 2})
+    assert digests(pacs) == expected([taken, other])
 
 
 def test_the_same_file_twice_goes_once(tmp_path: Path, pacs: RawReceiver) -> None:
@@ -390,6 +487,95 @@ def test_on_a_full_disk_files_wait_where_they_are(tmp_path: Path, pacs: RawRecei
         edge.start()
         pacs.wait(3, 20)
     assert digests(pacs) == expected(objects)
+
+
+def test_one_file_that_is_too_large_for_the_disk_keeps_no_other_waiting(tmp_path: Path, pacs: RawReceiver) -> None:
+    folder = tmp_path / "export"
+    edge = Edge(tmp_path, dimse("pacs", pacs.port), more=watch(folder))
+    (large,) = ct(1)
+    data = large.write(tmp_path / "x").read_bytes()
+    at = data.rindex(b"\xe0\x7f\x10\x00") + 8
+    length = 2 << 30
+    path = folder / "0-large"
+    with path.open("wb") as file:
+        file.write(data[:at] + length.to_bytes(4, "little"))
+        file.truncate(at + 4 + length)
+    free = shutil.disk_usage(tmp_path).free
+    edge.config.write_text(edge.config.read_text().replace('"1MiB"', f'"{free - (1 << 30)}B"'))
+    objects = mr(40)
+    with edge:
+        wait_for(lambda: "WATCH_LEFT" in findings(edge), 20, "it is told")
+        assert "0-large: there is no room on the disk for an object of this size" in findings(edge)["WATCH_LEFT"]
+        for turn in range(2):
+            write(folder / f"{turn}", objects[20 * turn : 20 * turn + 20])
+            pacs.wait(20 * turn + 20, 10)
+        assert "INTAKE_CLOSED" not in findings(edge)
+        assert path.exists()
+    assert digests(pacs) == expected(objects)
+
+
+HANGS = """
+import runpy, sys, time
+from edge.intake import tree
+def walk(*_):
+    print("it hangs", file=sys.stderr, flush=True)
+    time.sleep(1000)
+    yield
+tree.walk = walk
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""As where the server of a share has gone: no call comes back, and none can be interrupted."""
+
+
+def test_a_share_that_hangs_does_not_hold_up_the_end(tmp_path: Path, pacs: RawReceiver) -> None:
+    more = watch(tmp_path / "export")
+    edge = Edge(tmp_path, dimse("pacs", pacs.port), more=more, wrapper=[sys.executable, "-c", HANGS])
+    with edge:
+        wait_for(lambda: "it hangs" in edge.output(), 20, "a thread hangs")
+        begun = time.monotonic()
+        edge.stop()
+        assert time.monotonic() - begun < 5
+    assert "event=stopped" in edge.output()
+    assert "Traceback" not in edge.output()
+
+
+def test_only_folders_that_are_watched_cost_the_kernel_a_watch(tmp_path: Path, pacs: RawReceiver) -> None:
+    edge, folder = box(tmp_path, pacs)
+    objects = mr(21)
+
+    def watches() -> int:
+        infos = Path(f"/proc/{edge.pid}/fdinfo").iterdir()
+        return sum(info.read_text().count("inotify wd:") for info in infos)
+
+    with edge:
+        for number, one in enumerate(objects[:20]):
+            write(folder / "PAT" / f"{number}", [one])
+        pacs.wait(20, 20)
+        wait_for(lambda: len(files(folder / "done")) == 20, 20, "moved")
+        wait_for(lambda: watches() == 22, 20, "the folder, and 21 in it")
+        shutil.rmtree(folder / "PAT")
+        edge.stop()
+        edge.start()
+        wait_for(lambda: watches() == 1, 20, "the folder")
+        write(folder, objects[20:])
+        pacs.wait(21, 20)
+
+
+def test_a_way_round_to_the_boxs_own_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "storage" / "spool" / "ready").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "storage" / "spool")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "other").symlink_to(tmp_path / "real")
+    roundabout = tmp_path / "export" / ".." / "storage" / "spool" / "ready"
+    for path in (roundabout, tmp_path / "link", tmp_path / "link" / "ready"):
+        more = f'[[watch]]\npath = "{path}"\n'
+        done = Edge(tmp_path, more=more).command("check", check=False)
+        assert done.returncode != 0
+        assert "it would take the appliance's own files" in done.stdout + done.stderr
+    more = f'[[watch]]\npath = "{tmp_path}/real"\n[[watch]]\nname = "b"\npath = "{tmp_path}/other"\n'
+    done = Edge(tmp_path, more=more).command("check", check=False)
+    assert "it lies in another watch" in done.stdout + done.stderr
 
 
 def test_killed_while_it_takes_files_each_goes_exactly_once(tmp_path: Path, pacs: RawReceiver) -> None:

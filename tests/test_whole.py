@@ -283,6 +283,15 @@ def test_our_own_seal_is_handed_on() -> None:
     assert found.private == b"the seal".ljust(20, b"\0")
 
 
+@pytest.mark.parametrize("begins", [b"PK\3\4", b"PK\5\6"])
+def test_a_preamble_that_begins_as_an_archive_does_makes_it_none(begins: bytes) -> None:
+    plain = meta(EXPLICIT_LITTLE) + EXPLICIT_SET
+    found = of(begins + plain[len(begins) :])
+    assert isinstance(found, Whole)
+    assert found == of(plain)
+    assert of(begins + bytes(200)) == Archive()
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -1,8 +1,6 @@
 """A watch for each folder of the configuration, each with threads of its own."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +11,7 @@ from edge.findings import Journal
 from edge.intake.door import Door
 from edge.intake.folder import FolderWatch
 from edge.intake.taker import Taker
+from edge.intake.threads import Threads
 from edge.intake.through import DoorReceiver
 from edge.model import WATCH, Source
 from edge.spool import Ledger
@@ -41,16 +40,11 @@ def start_watches(
         called = watch.called_ae_title or config.receive.titles[0]
         source = Source(door=WATCH, calling=watch.ae_title or "", called=called, address=watch.title)
         # threads of its own: a network share that hangs must hold up nothing but its watch
-        threads = ThreadPoolExecutor(_READERS, thread_name_prefix=f"watch {watch.title}")
-        run = partial(asyncio.get_running_loop().run_in_executor, threads)
-        receiver = DoorReceiver(door, store, run, journal, most=config.receive.max_object)
-        taker = Taker(receiver, run, source, incoming, lambda size: ledger.room() > size)
-        folder = FolderWatch(watch, taker, store, run, board=board, journal=journal, clock=clock)
+        threads = Threads(_READERS, f"watch {watch.title}")
+        receiver = DoorReceiver(door, store, threads.run, journal, most=config.receive.max_object)
+        taker = Taker(receiver, threads.run, source, incoming, lambda size: ledger.room() > size)
+        folder = FolderWatch(watch, taker, store, threads.run, board=board, journal=journal, clock=clock)
         service = supervisor.service(f"watch {folder.name}", folder.run)
-        service.add_done_callback(partial(_end, threads))
+        service.add_done_callback(threads.end)
         services.append(service)
     return services
-
-
-def _end(threads: ThreadPoolExecutor, _: object) -> None:
-    threads.shutdown(wait=False, cancel_futures=True)

@@ -22,6 +22,7 @@ from edge.configfile import Loaded
 from edge.intake.handover import HandoverError, RemoteReceiver
 from edge.intake.importing import Import, Tally
 from edge.intake.taker import Fate
+from edge.intake.tree import plain
 from edge.local import NotRunningError, hand_over
 from edge.model import IMPORT, Source
 from edge.store import StoreError
@@ -55,7 +56,7 @@ def import_(
         door=IMPORT,
         calling=ae_title,
         called=loaded.config.receive.titles[0],
-        address=media or paths[0].resolve().name or "import",
+        address=plain(media or paths[0].resolve().name or "import"),
     )
     try:
         tally, offline = run_async(lambda: _run(loaded, paths, source, media=bool(media), again=again, quiet=as_json))
@@ -79,12 +80,19 @@ async def _run(
 ) -> tuple[Tally, bool]:
     """Import; whether no appliance ran."""
     config = loaded.config
+    # what is printed is the summary, which gives each file's reason
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
     async def work() -> Tally:
         async with AsyncExitStack() as stack:
             receivers = []
             for _ in range(_READERS + 1):
-                receiver = RemoteReceiver(*await hand_over(config.storage.path), asyncio.to_thread, again=again)
+                receiver = RemoteReceiver(
+                    *await hand_over(config.storage.path),
+                    asyncio.to_thread,
+                    again=again,
+                    most=config.receive.max_object,
+                )
                 stack.callback(receiver.close)
                 receivers.append(receiver)
             running = Import(
@@ -118,7 +126,6 @@ async def _offline(config: Config, notices: tuple[str, ...], work: Callable[[], 
         raise StartError(
             f"No appliance runs, and files of root in {storage} would lock it out: sudo -u {owner} edge import …"
         )
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     appliance = Appliance(config, notices, offline=True)
     ready = asyncio.Event()
     serving = asyncio.ensure_future(appliance.run(lambda _: ready.set()))

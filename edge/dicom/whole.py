@@ -128,7 +128,8 @@ def recognise(read: _Read, size: int) -> Found:
     if not size:
         return Unfinished(_EMPTY)
     head = read(0, min(size, _CHUNK))
-    if head[:4] in _PACKED:
+    # a preamble may hold anything (PS3.10 7.1), also what makes the file an archive to others
+    if head[:4] in _PACKED and head[128:134] != b"DICM\2\0":
         return Archive()
     if not head[:_ZEROS].strip(b"\0"):
         return Unfinished(_ONLY_ZEROS)

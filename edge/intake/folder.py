@@ -6,26 +6,24 @@ network shares tell nothing and events get lost. Whatever is not taken stays whe
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Generator, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
-from watchdog.events import FileOpenedEvent, FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
 
 from edge.board import Board
 from edge.clock import Clock
 from edge.config import Watch
 from edge.findings import Journal
-from edge.intake import tree
+from edge.intake import clearing, tree
+from edge.intake.answers import Answers
+from edge.intake.news import News
 from edge.intake.settling import Left, Settling
+from edge.intake.sweep import Sweep
 from edge.intake.taker import Fate, Result, Run, Taker
 from edge.intake.tree import ChangedError, Entry
-from edge.model import Origin
 from edge.store import Store, StoreError
 
 T = TypeVar("T")
@@ -42,7 +40,6 @@ _SOONEST: Final = 0.2
 _SHARE: Final = 4
 """The loop rests so many times as long as it looked, at least `_SOONEST` seconds."""
 _NO_ROOM_PAUSE: Final = 5.0
-_SWEEP_EVERY: Final = 3600.0
 _NAMED: Final = 3
 """Files named in a finding."""
 _TEMPORARY: Final = (".part", ".partial", ".filepart", ".crdownload", ".tmp", ".temp")
@@ -82,24 +79,26 @@ class FolderWatch:
         self._looked = 0.0
         """Seconds that the last pass spent on looking, not on taking."""
         self._hint = asyncio.Event()
-        self._swept_at = float("-inf")
+        self._answers = Answers(watch.path, f"watch.{self.name}", journal, clock)
+        self._large: set[str] = set()
+        """Files for which there was no room, in this pass."""
+        self._sweep = Sweep(watch.path, self._place, store, run, clock)
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        observer: BaseObserver | None = None
+        news = News(self._watch.path, DONE, self._hint)
+        asking = asyncio.ensure_future(self._answers.run())
         try:
             while True:
                 self._hint.clear()
-                there = await self._look()
-                if there and observer is None:
-                    observer = await self._run(partial(_observe, self._watch.path, self._told()))
-                elif not there and observer is not None:
-                    await self._run(observer.stop)
-                    observer = None
+                if await self._look():
+                    await self._run(news.begin)
+                else:
+                    news.end()
                 await self._rest()
         finally:
-            if observer is not None:
-                observer.stop()
+            asking.cancel()
+            news.end(over=True)
 
     async def _look(self) -> bool:
         """Go through the folder once; whether it is there."""
@@ -119,19 +118,35 @@ class FolderWatch:
     async def _pass(self) -> None:
         """Look at every file, take those that are ripe. Raises OSError where the folder cannot be read."""
         self._settling.begin()
+        self._large.clear()
         self._no_room, self._ripe_in, self._stuck, self._looked = False, None, "", 0.0
-        entries = tree.walk(self._watch.path, DONE if self._watch.after == "move" else "")
+        await self._sweep.begin()
+        entries = tree.walk(self._watch.path, DONE)
         try:
-            while batch := await self._timed(self._run(lambda: list(islice(entries, _BATCH)))):
+            while batch := await self._timed(self._listed(entries)):
+                self._sweep.see(batch)
                 await self._batch(batch)
                 if self._no_room:
                     return
         finally:
-            await self._run(entries.close)  # it holds folders open
-        self._ripe_in = self._settling.end(self._clock.monotonic())
-        await self._sweep()
+            closing = asyncio.ensure_future(self._run(partial(_close, entries)))
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():  # else nobody waits for a share that may hang
+                await closing
+        now = self._clock.monotonic()
+        for left in self._settling.left(now, 0.0):
+            if left.entry.path in self._large:
+                left.again = max(left.again, now + self._watch.rescan)
+        self._ripe_in = self._settling.end(now)
+        await self._sweep.end()
 
-    async def _batch(self, entries: Sequence[Entry]) -> None:
+    async def _listed(self, entries: Iterator[Entry]) -> list[Entry]:
+        """Give the next entries; none at the end."""
+        with self._answers.expected():
+            return list(await self._run(lambda: list(islice(entries, _BATCH))))
+
+    async def _batch(self, found: Sequence[Entry]) -> None:
+        entries = [entry for entry in found if not (clearing.hidden(entry) and await self._put_back(entry))]
         files = [entry for entry in entries if not entry.odd]
         known = await self._timed(self._store.taken([entry.origin(self._place) for entry in files]))
         before = {entry.path for entry, was in zip(files, known, strict=True) if was}
@@ -155,7 +170,9 @@ class FolderWatch:
                 await self._release(entry)
 
     async def _take(self, entry: Entry) -> None:
-        if _temporary(entry.path) and not entry.odd:
+        if clearing.hidden(entry):
+            result = Result(Fate.UNFINISHED, "it was on its way out of here, and another file has its name")
+        elif _temporary(entry.path) and not entry.odd:
             result = Result(Fate.UNFINISHED, "its name is that of a file that is still written")
         else:
             rested = self._settling.left_for(entry, self._clock.monotonic())
@@ -170,19 +187,31 @@ class FolderWatch:
         elif result.fate is Fate.NO_ROOM:
             self._no_room = True
         else:
+            if result.fate is Fate.TOO_LARGE:
+                self._large.add(entry.path)
             self._settling.leave(entry, result.fate, result.why, self._clock.monotonic())
 
     async def _release(self, entry: Entry) -> None:
         """Do with a taken file what the configuration says."""
         if self._watch.after == "keep":
             return
-        act = partial(tree.move, into=DONE) if self._watch.after == "move" else tree.delete
+        act = partial(clearing.move, into=DONE) if self._watch.after == "move" else clearing.delete
         try:
             await self._run(partial(act, self._watch.path, entry))
         except ChangedError:
             pass  # another file has come in its place, and is looked at in its turn
         except OSError as e:
             self._stuck = f"{entry.path} in {self.name}: {e.strerror or e}"
+
+    async def _put_back(self, entry: Entry) -> bool:
+        """Give its name to a file that a kill left on its way: it is read again, and was taken or is taken then."""
+        try:
+            return bool(await self._run(partial(clearing.put_back, self._watch.path, entry)))
+        except FileNotFoundError:
+            return True  # somebody did
+        except OSError as e:
+            self._stuck = f"{entry.path} in {self.name}: {e.strerror or e}"
+            return False
 
     def _tell(self, component: str) -> None:
         """Show what waits and what was left."""
@@ -222,64 +251,16 @@ class FolderWatch:
                 async with asyncio.timeout(rest):
                     await self._hint.wait()
 
-    def _told(self) -> "_Told":
-        return _Told(asyncio.get_running_loop(), self._hint)
 
-    async def _sweep(self) -> None:
-        """Forget files that were taken and are not there any more, so that the table does not grow for ever."""
-        now = self._clock.monotonic()
-        if now - self._swept_at < _SWEEP_EVERY:
-            return
-        root = self._watch.path
-        if self._watch.after == "keep" and not await self._run(lambda: any(root.iterdir())):
-            return  # most likely a share that is not mounted: its files will be back
-        last = ""
-        while rows := await self._store.taken_after(self._place, last, _BATCH):
-            last = rows[-1].path
-            gone = await self._run(partial(_gone, root, rows))
-            if gone:
-                await self._store.forget_taken(gone)
-        self._swept_at = now
-
-
-class _Told(FileSystemEventHandler):
-    """Hears of changes in a thread of watchdog's, and wakes the loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, hint: asyncio.Event) -> None:
-        self._loop = loop
-        self._hint = hint
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        """Wake the loop, unless it is awake; our own reading is no news."""
-        if isinstance(event, FileOpenedEvent) or event.event_type == "closed_no_write" or self._hint.is_set():
-            return
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._hint.set)
-
-
-def _observe(path: Path, handler: _Told) -> BaseObserver | None:
-    """Start to hear of changes; None where the system cannot tell: then the folder is looked through now and then."""
-    observer = Observer()
-    try:
-        observer.schedule(handler, str(path), recursive=True)
-        observer.start()
-    except OSError as e:  # too many watches
-        log.warning("no news of changes in a watched folder", error=e.strerror or str(e))
-        return None
-    return observer
-
-
-def _gone(root: Path, rows: Sequence[Origin]) -> list[Origin]:
-    def there(path: str) -> bool:
-        return tree.exists(root, path) or tree.exists(root, path.partition("!")[0])
-
-    return [row for row in rows if not there(row.path)]
+def _close(entries: Generator[Entry]) -> None:
+    """End a walk, which holds folders open; one that still hangs in a thread ends when that does."""
+    with contextlib.suppress(ValueError):
+        entries.close()
 
 
 def _temporary(path: str) -> bool:
-    """Whether the name is one that programs give to files which they rename once they are whole."""
-    name = path.rpartition("/")[2]
-    return name.startswith((".", "~")) or name.lower().endswith(_TEMPORARY)
+    """Whether a name in it is one that programs give to files, or folders, which they rename once they are whole."""
+    return any(name.startswith((".", "~")) or name.lower().endswith(_TEMPORARY) for name in path.split("/"))
 
 
 def _describe(name: str, left: Sequence[Left]) -> str:

@@ -10,18 +10,29 @@ from functools import partial
 from typing import Final
 
 import msgspec
+import structlog
 
 from edge.board import Board, ImportGauge
 from edge.clock import Clock
 from edge.dicom.whole import Whole
 from edge.findings import Journal
-from edge.intake.taker import NoRoomNowError, RefusedObjectError, Run, digest_of
-from edge.intake.through import DoorReceiver
+from edge.intake.taker import (
+    NoRoomNowError,
+    ReceiverError,
+    RefusedObjectError,
+    Run,
+    TooLargeNowError,
+    digest_of,
+)
+from edge.intake.through import TOO_LONG, DoorReceiver
 from edge.intake.tree import ChangedError, Readable
 from edge.model import Origin, Source
+from edge.store import StoreError
 
 _CHUNK: Final = 256 << 10
 _CUT: Final = 0xFFFFFFFF
+
+log = structlog.get_logger()
 
 
 class Known(msgspec.Struct, frozen=True, tag=True):
@@ -73,9 +84,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     yes: Sequence[bool] = ()
     refused: str = ""
     no_room: str = ""
+    too_large: str = ""
 
 
-class HandoverError(Exception):
+class HandoverError(ReceiverError):
     """The other end is gone, or does not speak this."""
 
 
@@ -124,10 +136,17 @@ class HandoverService:
             return Answer(yes=[await self._receiver.stream(whole, chunks.read(), source)])
         except NoRoomNowError as e:
             return Answer(no_room=str(e))
+        except TooLargeNowError as e:
+            return Answer(too_large=str(e))
         except RefusedObjectError as e:
             return Answer(refused=str(e))
         except ChangedError:
             return Answer()
+        except (StoreError, OSError, EOFError):
+            raise  # the store's failure, or the connection's: not this object's
+        except Exception as e:
+            log.exception("an object that was handed over cannot be dealt with")
+            return Answer(refused=f"it cannot be dealt with: {type(e).__name__}")
         finally:
             await chunks.drain()
 
@@ -181,12 +200,20 @@ class RemoteReceiver:
     """The end of whoever reads the files: a receiver for `taker.Taker`, one object at a time."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, run: Run, *, again: bool = False
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        run: Run,
+        *,
+        again: bool = False,
+        most: int | None = None,
     ) -> None:
+        """``most`` is how long an object may be, in bytes: a longer one is not even read."""
         self._reader = reader
         self._writer = writer
         self._run = run
         self._again = again
+        self._most = most
         self.sent = 0
         """Bytes of the object that is being handed over."""
 
@@ -199,6 +226,8 @@ class RemoteReceiver:
 
     async def receive(self, whole: Whole, file: Readable, source: Source) -> bool:
         """Hand over an object, unless it is there. Raises as `taker.Receiver`, and `HandoverError`."""
+        if self._most is not None and whole.length > self._most:
+            raise RefusedObjectError(TOO_LONG)
         whole = msgspec.structs.replace(whole, private=b"")
         if self._again:
             source = msgspec.structs.replace(source, file=None)
@@ -215,17 +244,12 @@ class RemoteReceiver:
                 at += len(chunk)
                 self.sent = at
             await self._run(file.check)
-        except (OSError, ChangedError):
+        except HandoverError:
+            raise
+        except Exception:  # whatever it was, the next message must be found
             await self._end(_CUT)
             raise
-        answer = await self._end(0 if at == end else _CUT)
-        if answer.no_room:
-            raise NoRoomNowError(answer.no_room)
-        if answer.refused:
-            raise RefusedObjectError(answer.refused)
-        if not answer.yes:
-            raise ChangedError
-        return answer.yes[0]
+        return _outcome(await self._end(0 if at == end else _CUT))
 
     async def tell(self, progress: Progress) -> None:
         """Say how far it is. Raises `HandoverError`."""
@@ -262,3 +286,16 @@ class RemoteReceiver:
         if not line:
             raise HandoverError("The appliance ended the connection.")
         return msgspec.json.decode(line, type=Answer)
+
+
+def _outcome(answer: Answer) -> bool:
+    """Whether the object is new there; else raises as `taker.Receiver`."""
+    if answer.no_room:
+        raise NoRoomNowError(answer.no_room)
+    if answer.too_large:
+        raise TooLargeNowError(answer.too_large)
+    if answer.refused:
+        raise RefusedObjectError(answer.refused)
+    if not answer.yes:
+        raise ChangedError
+    return answer.yes[0]

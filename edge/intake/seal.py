@@ -15,8 +15,8 @@ from edge.routing import Leg
 VERSION: Final = 1
 _MAGIC: Final = b"dicom-edge seal 1\n"
 _SUM: Final = 32
-_ROOM: Final = 768
-"""Bytes that a seal takes without its destinations, at the most."""
+_ROOM: Final = 512
+"""Bytes that a seal takes without its destinations and its source, at the most."""
 _ROOM_A_LEG: Final = 160
 
 
@@ -43,8 +43,8 @@ class UnknownSealError(BadSealError):
 
 def room(destinations: int, source: Source) -> int:
     """Bytes to keep for the seal of an object from ``source`` that may name so many destinations; even."""
-    file = len(msgspec.json.encode(source.file)) if source.file else 0
-    return _ROOM + _ROOM_A_LEG * destinations + file + file % 2
+    told = len(msgspec.json.encode(source))
+    return _ROOM + _ROOM_A_LEG * destinations + told + told % 2
 
 
 def encode(seal: Seal) -> bytes:

@@ -15,7 +15,7 @@ MOST_LEFT: Final = 100_000
 _OFTEN: Final = 60.0
 _SELDOM: Final = 3600.0
 """Seconds after which, at the latest, a file is looked at again though nothing of it has changed: one that is not whole
-may have been locked, or its file system may be slow to tell.
+may have been locked, or its file system may be slow to tell; room for one that is too large comes without its doing.
 """
 
 
@@ -71,7 +71,7 @@ class Settling:
         if old is None and len(self._left) >= MOST_LEFT:
             return
         same = old is not None and old.entry == entry
-        most = _OFTEN if fate is Fate.UNFINISHED else _SELDOM
+        most = _OFTEN if fate in (Fate.UNFINISHED, Fate.TOO_LARGE) else _SELDOM
         pause = min(most, 2 * old.pause if old is not None and same else self._settle)
         if fate is Fate.NOT_DICOM:
             pause = _SELDOM

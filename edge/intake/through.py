@@ -6,23 +6,27 @@ from typing import Final
 
 from edge.dicom.whole import Whole
 from edge.findings import Journal
-from edge.intake.door import Door, Incoming, NoRoomError, RefusedError
-from edge.intake.taker import NoRoomNowError, RefusedObjectError, Run
+from edge.intake.door import Door, Incoming, NoRoomError, RefusedError, TooLongError
+from edge.intake.taker import NoRoomNowError, RefusedObjectError, Run, TooLargeNowError
 from edge.intake.tree import ChangedError, Readable
 from edge.model import Origin, Source
 from edge.store import Fate, Store
 
 _CHUNK: Final = 1 << 20
+_TOO_LARGE: Final = "there is no room on the disk for an object of this size"
+TOO_LONG: Final = "it is longer than receive.max_object"
 
 
 class DoorReceiver:
     """The receiver of this process."""
 
-    def __init__(self, door: Door, store: Store, run: Run, journal: Journal) -> None:
+    def __init__(self, door: Door, store: Store, run: Run, journal: Journal, *, most: int | None = None) -> None:
+        """``most`` is how long an object may be, in bytes; the door says so too, but only after reading so many."""
         self._door = door
         self._store = store
         self._run = run
         self._journal = journal
+        self._most = most
 
     async def known(self, origins: Sequence[Origin]) -> list[bool]:
         """Say for each whether it was taken before, as it is. Raises `StoreError`."""
@@ -42,19 +46,21 @@ class DoorReceiver:
 
     async def stream(self, whole: Whole, chunks: AsyncIterator[bytes], source: Source) -> bool:
         """Take an object whose dataset comes in ``chunks``; see `taker.Receiver`. What ``chunks`` raises passes."""
-        try:
-            incoming = self._door.begin(whole.kind, whole.sop_instance_uid, source, whole.length)
-        except NoRoomError as e:
-            raise NoRoomNowError(str(e)) from e
+        if self._most is not None and whole.length > self._most:
+            raise RefusedObjectError(TOO_LONG)
+        incoming = self._begin(whole, source)
         try:
             await _fill(incoming, chunks)
+        except TooLongError as e:
+            self._door.discard(incoming)
+            raise RefusedObjectError(TOO_LONG) from e
         except BaseException:
             self._door.discard(incoming)
             raise
         try:
             await self._door.finish(incoming)
         except NoRoomError as e:
-            raise NoRoomNowError(str(e)) from e
+            raise (TooLargeNowError if incoming.part.no_room else NoRoomNowError)(str(e)) from e
         except RefusedError as e:
             raise RefusedObjectError(str(e)) from e
         if whole.oddity:
@@ -63,6 +69,22 @@ class DoorReceiver:
         if recorded is None:
             raise NoRoomNowError("the spool lost the object; it is tried again")
         return recorded.fate is not Fate.DUPLICATE
+
+    def _begin(self, whole: Whole, source: Source) -> Incoming:
+        """Begin an object, with room for all of it: that the door is closed is another matter than that it is large."""
+        try:
+            incoming = self._door.begin(whole.kind, whole.sop_instance_uid, source)
+        except NoRoomError as e:
+            raise NoRoomNowError(str(e)) from e
+        try:
+            fits = incoming.part.room.extend(whole.length)
+        except OSError as e:
+            self._door.discard(incoming)
+            raise NoRoomNowError(f"the disk cannot be asked for its room: {e.strerror or e}") from e
+        if not fits:
+            self._door.discard(incoming)
+            raise TooLargeNowError(_TOO_LARGE)
+        return incoming
 
     async def _chunks(self, whole: Whole, file: Readable) -> AsyncIterator[bytes]:
         at, end = whole.offset, whole.offset + whole.length

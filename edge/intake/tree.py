@@ -5,6 +5,7 @@ leads nowhere. Errors are OSError; what may not be read is an entry with the rea
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -22,6 +23,8 @@ MOST_DEEP: Final = 64
 FIRST: Final = 1 << 20
 """Bytes of a file read at once, when it is opened."""
 
+_MOST_NUMBER: Final = (1 << 63) - 1
+_ROOT: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -37,17 +40,34 @@ class Entry(msgspec.Struct, frozen=True):
     ctime_ns: int = 0
     odd: str = ""
     """Why it is never read; empty for a file."""
+    closed: bool = False
+    """Whether it could not be looked into: there may be files below it."""
 
     def origin(self, place: str) -> Origin:
         """Say what makes it the same file again. A name that is no UTF-8 is written out byte by byte."""
         return Origin(
             place=place,
-            path=os.fsencode(self.path).decode("utf-8", "backslashreplace"),
-            inode=self.inode,
+            path=plain(self.path),
+            inode=signed(self.inode),
             size=self.size,
-            mtime_ns=self.mtime_ns,
-            ctime_ns=self.ctime_ns,
+            mtime_ns=bounded(self.mtime_ns),
+            ctime_ns=bounded(self.ctime_ns),
         )
+
+
+def plain(path: str) -> str:
+    """Write out byte by byte what of a path is no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def signed(number: int) -> int:
+    """Bring a number of 64 bits into the range of a row's: some file systems use all of them."""
+    return number - (1 << 64) if number >> 63 else number
+
+
+def bounded(number: int) -> int:
+    """Bring a time into the range of a row's: what a file is dated beyond the year 2262 is all one."""
+    return max(-_MOST_NUMBER, min(number, _MOST_NUMBER))
 
 
 class ChangedError(Exception):
@@ -92,7 +112,7 @@ class OpenFile:
 
     def check(self) -> None:
         """Raise `ChangedError` where size, times or inode are not what they were."""
-        if _entry(self._entry.path, os.fstat(self._fd)) != self._entry:
+        if entry_of(self._entry.path, os.fstat(self._fd)) != self._entry:
             raise ChangedError
 
     def busy(self) -> str:
@@ -112,7 +132,7 @@ class OpenFile:
             fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except BlockingIOError:
             return "another program has it open for writing"
-        except OSError:  # not our file, or a file system without leases: size and time must do
+        except OSError:  # not our file and no CAP_LEASE, or a file system without leases: size and time must do
             pass
         return ""
 
@@ -126,7 +146,7 @@ def walk(root: Path, skip: str = "") -> Generator[Entry]:
 
     Raises OSError where ``root`` itself cannot be read.
     """
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(root, _ROOT)
     try:
         yield from _below(fd, "", 0, skip)
     finally:
@@ -137,12 +157,12 @@ def _below(folder: int, prefix: str, depth: int, skip: str = "") -> Iterator[Ent
     with os.scandir(folder) as entries:
         for entry in entries:
             path = prefix + entry.name
-            if path == skip:
-                continue
             try:
                 if entry.is_dir(follow_symlinks=False):
+                    if skip and _is(folder, entry, skip):
+                        continue
                     if depth == MOST_DEEP:
-                        yield Entry(path, odd=f"it lies more than {MOST_DEEP} folders deep")
+                        yield Entry(path, odd=f"it lies more than {MOST_DEEP} folders deep", closed=True)
                         continue
                     inner = os.open(entry.name, _FOLDER, dir_fd=folder)
                     try:
@@ -150,19 +170,29 @@ def _below(folder: int, prefix: str, depth: int, skip: str = "") -> Iterator[Ent
                     finally:
                         os.close(inner)
                 else:
-                    yield _entry(path, os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
+                    yield entry_of(path, os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
             except FileNotFoundError:
                 continue  # it went while we looked
             except OSError as e:
-                yield Entry(path, odd=f"it cannot be looked at: {e.strerror or e}")
+                yield Entry(path, odd=f"it cannot be looked at: {e.strerror or e}", closed=True)
+
+
+def _is(folder: int, entry: "os.DirEntry[str]", name: str) -> bool:
+    """Whether it is what ``name`` means here: some file systems do not tell capitals from small letters."""
+    if entry.name.casefold() != name.casefold():
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino == entry.stat(follow_symlinks=False).st_ino
+    return False
 
 
 def look(path: Path) -> Entry:
     """Give the entry of one file, named by itself. Raises OSError."""
-    return _entry(path.name, path.lstat())
+    return entry_of(path.name, path.lstat())
 
 
-def _entry(path: str, found: os.stat_result) -> Entry:
+def entry_of(path: str, found: os.stat_result) -> Entry:
+    """Give the entry of what was found at ``path``."""
     if stat.S_ISREG(found.st_mode):
         return Entry(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     link = stat.S_ISLNK(found.st_mode)
@@ -171,7 +201,7 @@ def _entry(path: str, found: os.stat_result) -> Entry:
 
 def open_file(root: Path, entry: Entry) -> OpenFile:
     """Open a file for reading. Raises OSError, `ChangedError`."""
-    with _parent(root, entry.path) as (folder, name):
+    with parent(root, entry.path) as (folder, name):
         file = OpenFile(os.open(name, _FILE, dir_fd=folder), entry)
     try:
         file.check()
@@ -181,50 +211,28 @@ def open_file(root: Path, entry: Entry) -> OpenFile:
     return file
 
 
-def delete(root: Path, entry: Entry) -> None:
-    """Delete a file that is still what it was; one that is gone is fine. Raises OSError, `ChangedError`."""
-    with contextlib.suppress(FileNotFoundError), _parent(root, entry.path) as (folder, name):
-        _check(folder, name, entry)
-        os.unlink(name, dir_fd=folder)
+def device(root: Path) -> int:
+    """Give the number of the file system in which ``root`` is. Raises OSError."""
+    return root.stat().st_dev
 
 
-def move(root: Path, entry: Entry, into: str) -> None:
-    """Move a file that is still what it was below the folder ``into`` of ``root``; its folders are made.
-
-    Where a file of that name lies there, a number is appended. Raises OSError, `ChangedError`.
-    """
-    with contextlib.suppress(FileNotFoundError), _parent(root, entry.path) as (folder, name):
-        _check(folder, name, entry)
-        with _parent(root, f"{into}/{entry.path}", make=True) as (target, _):
-            os.rename(name, _free_name(target, name), src_dir_fd=folder, dst_dir_fd=target)
-
-
-def exists(root: Path, path: str) -> bool:
-    """Whether something lies at ``path`` below ``root``."""
-    return os.path.lexists(root / path)
-
-
-def _check(folder: int, name: str, entry: Entry) -> None:
-    if _entry(entry.path, os.stat(name, dir_fd=folder, follow_symlinks=False)) != entry:
-        raise ChangedError
-
-
-def _free_name(folder: int, name: str) -> str:
-    number, free = 0, name
-    while True:
-        try:
-            os.stat(free, dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
-            return free
-        number += 1
-        free = f"{name}.{number}"
+def gone(root: Path, path: str) -> bool:
+    """Whether nothing lies at ``path`` below ``root``; False where that cannot be told."""
+    try:
+        with parent(root, path) as (folder, name):
+            os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError as e:
+        return e.errno == errno.ENAMETOOLONG  # of one component: it never was a name here
+    return False
 
 
 @contextlib.contextmanager
-def _parent(root: Path, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+def parent(root: Path, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
     """Open the folder in which ``path`` lies, component by component; with the last name."""
     *folders, name = PurePath(path).parts
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(root, _ROOT)
     try:
         for folder in folders:
             if make:

@@ -1,10 +1,18 @@
 """ZIP archives: their members one by one, within bounds, into files that have no name.
 
 What an archive may cost is bounded before it is paid: members, length of its directory, bytes in all, and how much more
-comes out than goes in. Raises `ArchiveError` with a sentence for a technician.
+comes out than goes in. A member gives no more than the directory says, and is read from no more than that, so time is
+bounded with it. Raises `ArchiveError` with a sentence for a technician.
+
+Only what is stored or deflated is opened, as modalities and systems pack it: an LZMA member may ask for a dictionary of
+4 GiB before its first byte, and some KB of bzip2 become gigabytes in one step of its decoder.
 """
 
+import contextlib
+import errno
+import io
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -16,6 +24,7 @@ from edge.intake.tree import FIRST, Readable
 
 MOST_DIRECTORY: Final = 16 << 20
 """Bytes of an archive's directory."""
+MOST_MEMBERS: Final = 50_000
 MOST_TOTAL: Final = 256 << 30
 """Bytes of all members."""
 MOST_RATIO: Final = 200
@@ -25,7 +34,25 @@ _IN_MEMORY: Final = 8 << 20
 _END: Final = b"PK\5\6"
 _END_SIZE: Final = 22
 _LONGEST_END: Final = _END_SIZE + 0xFFFF
+_END_64, _END_64_SIZE = b"PK\6\6", 56
+_LOCATOR, _LOCATOR_SIZE = b"PK\6\7", 20
+_MEMBER: Final = b"PK\1\2"
+_PIECE: Final = 1 << 20
 _ENCRYPTED: Final = 1
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGED: Final = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What zipfile raises where bytes are not what they should be."""
 
 
 class ArchiveError(Exception):
@@ -54,11 +81,16 @@ class _Stream:
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
-        return self._at
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
+        if at < 0:
+            raise io.UnsupportedOperation("a place before the beginning")  # to zipfile an OSError, to us damage
+        self._at = at
+        return at
 
     def read(self, count: int = -1) -> bytes:
         left = max(0, self._source.size - self._at)
+        if not left:
+            return b""  # its place may be more than a system call takes
         data = self._source.read(self._at, left if count < 0 else min(count, left))
         self._at += len(data)
         return data
@@ -89,21 +121,27 @@ class Archive:
     """An open archive."""
 
     def __init__(self, source: Readable, folder: Path, room: Callable[[int], bool]) -> None:
-        """Long members are unpacked into ``folder``; ``room`` says whether so many bytes may be written there."""
+        """Long members are unpacked into ``folder``; ``room`` says whether so many bytes may be written there.
+
+        Raises `ArchiveError`, OSError.
+        """
         _bound_directory(source)
         try:
             self._zip = zipfile.ZipFile(_Stream(source))
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as e:
-            raise ArchiveError(f"the archive cannot be read: {e}") from e
-        self.members: list[zipfile.ZipInfo] = [info for info in self._zip.infolist() if not info.is_dir()]
+        except _DAMAGED as e:
+            raise ArchiveError(f"the archive cannot be read: {str(e) or type(e).__name__}") from e
+        # not is_dir(), which fails for a name of no length
+        self.members: list[zipfile.ZipInfo] = [i for i in self._zip.infolist() if not i.filename.endswith("/")]
         self._folder = folder
         self._room = room
-        _bound_sizes(self.members)
+        _bound_sizes(self.members, source.size)
 
     def unpack(self, info: zipfile.ZipInfo) -> Member:
         """Unpack one member. Raises `ArchiveError`, OSError."""
         if info.flag_bits & _ENCRYPTED:
             raise ArchiveError("it is protected by a password")
+        if info.compress_type not in _METHODS:
+            raise ArchiveError(f"it is packed by method {info.compress_type}, and only Deflate is opened: unpack it")
         if info.file_size > _IN_MEMORY and not self._room(info.file_size):
             raise NoRoomToUnpackError("there is no room to unpack it")
         file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self._folder))  # noqa: SIM115 - the member's
@@ -112,12 +150,19 @@ class Archive:
                 # at most what the directory says comes out, and its checksum is checked at the end
                 while chunk := packed.read(FIRST):
                     file.write(chunk)
+            if file.tell() != info.file_size:
+                raise ArchiveError("it cannot be unpacked: it is shorter than the archive says")
             return Member(file, info.file_size)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError, ValueError) as e:
-            file.close()
-            raise ArchiveError(f"it cannot be unpacked: {e}") from e
+        except _DAMAGED as e:
+            _throw_away(file)
+            raise ArchiveError(f"it cannot be unpacked: {str(e) or type(e).__name__}") from e
+        except OSError as e:
+            _throw_away(file)
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoRoomToUnpackError("there is no room to unpack it") from e
+            raise
         except BaseException:
-            file.close()
+            _throw_away(file)
             raise
 
     def close(self) -> None:
@@ -131,13 +176,50 @@ def _bound_directory(source: Readable) -> None:
     at = tail.rfind(_END)
     if at < 0 or len(tail) - at < _END_SIZE:
         raise UnfinishedArchiveError("the archive has no end")
-    if int.from_bytes(tail[at + 12 : at + 16], "little") > MOST_DIRECTORY:
+    end, length = source.size - len(tail) + at, int.from_bytes(tail[at + 12 : at + 16], "little")
+    if end >= _LOCATOR_SIZE and source.read(end - _LOCATOR_SIZE, len(_LOCATOR)) == _LOCATOR:
+        end, length = _end_64(source, end - _LOCATOR_SIZE)
+    if length > MOST_DIRECTORY:
         raise ArchiveError(f"its directory is longer than {MOST_DIRECTORY >> 20} MiB; unpack it, or split it")
+    if length > end:
+        raise ArchiveError("its directory is longer than the archive")
+    if _count(source, end - length, end) > MOST_MEMBERS:
+        raise ArchiveError(f"it has more than {MOST_MEMBERS} members; unpack it, or split it")
 
 
-def _bound_sizes(members: list[zipfile.ZipInfo]) -> None:
+def _end_64(source: Readable, locator: int) -> tuple[int, int]:
+    """Where the directory ends and how long it is, by the ZIP64 end record (APPNOTE 4.3.14), which overrides the other.
+
+    It must stand right before its ``locator`` and be what that points to, so that nobody can read another one.
+    """
+    at = locator - _END_64_SIZE
+    record = source.read(at, _END_64_SIZE) if at >= 0 else b""
+    pointed = int.from_bytes(source.read(locator + 8, 8), "little")
+    if record[: len(_END_64)] != _END_64 or pointed != at:
+        raise ArchiveError("its ZIP64 end record is not where it should be")
+    return at, int.from_bytes(record[40:48], "little")
+
+
+def _count(source: Readable, at: int, end: int) -> int:
+    """Say how many members the directory has at the most; what the end record says is not believed."""
+    count, rest = 0, b""
+    while at < end and (piece := source.read(at, min(_PIECE, end - at))):
+        count += (rest + piece).count(_MEMBER)
+        rest = piece[1 - len(_MEMBER) :]
+        at += len(piece)
+    return count
+
+
+def _throw_away(file: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # what it still held cannot be written, and need not be
+        file.close()
+
+
+def _bound_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
     total, packed = sum(info.file_size for info in members), sum(info.compress_size for info in members)
     if total > MOST_TOTAL:
         raise ArchiveError(f"it holds more than {MOST_TOTAL >> 30} GiB; unpack it, or split it")
+    if packed > size:
+        raise ArchiveError("its members overlap")
     if total > ALWAYS and total > MOST_RATIO * packed:
         raise ArchiveError(f"more than {MOST_RATIO} times its size would come out of it")

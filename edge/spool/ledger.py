@@ -1,10 +1,12 @@
 """The ledger of free space: who begins an object is promised room for it, and nobody is promised the same room twice.
 
 A C-STORE does not say how long it will be, so room is promised in steps while the object streams. What is promised and
-not written yet is not free, though the file system says so.
+not written yet is not free, though the file system says so. Objects begin and end on the event loop; `Ledger.room` may
+be asked from any thread.
 """
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Final
 
 import msgspec
@@ -53,6 +55,8 @@ class Ledger:
         self.margin = margin
         self._free = free
         self._open: set[Reservation] = set()
+        self._lock = Lock()
+        """Guards the set, which the loop changes while a thread asks for room."""
 
     def begin(self) -> Reservation | None:
         """Begin an object; None where there is no room for one."""
@@ -84,13 +88,17 @@ class Ledger:
         if room < more:
             return False
         reservation.granted += max(more, min(_STEP, room)) if reservation.granted else more
-        self._open.add(reservation)
+        with self._lock:
+            self._open.add(reservation)
         return True
 
     def forget(self, reservation: Reservation) -> None:
         """End a reservation."""
-        self._open.discard(reservation)
+        with self._lock:
+            self._open.discard(reservation)
 
     def _above(self, free: Free) -> int:
         """Bytes above the reserve that nobody was promised."""
-        return free.bytes - self.reserve - sum(max(0, r.granted - r.written) for r in self._open)
+        with self._lock:
+            promised = tuple(self._open)
+        return free.bytes - self.reserve - sum(max(0, r.granted - r.written) for r in promised)

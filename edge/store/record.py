@@ -79,9 +79,10 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
     same = next((row[0] for row in found if row[1]), None)
     detail = f"{source.calling or source.door} at {source.address}"
     if source.file is not None:
-        if same is None and (same := taken.delivered(raw, source.file, instance.digest)) is not None:
+        key = taken.Key(instance.sop_instance_uid, kind.transfer_syntax_uid, instance.digest)
+        if same is None and (same := taken.delivered(raw, source.file, key)) is not None:
             legs = ()
-        taken.remember(raw, source.file, instance.id if same is None else same, instance.digest)
+        taken.remember(raw, source.file, instance.id if same is None else same, key)
     if same is not None:
         missing = [leg for leg in legs if _deliver(raw, same, instance, [leg], behind=False)]
         if missing:

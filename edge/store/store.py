@@ -313,11 +313,15 @@ class Store(Telling):
         return await self.reading.run(lambda raw: taken.known(raw, origins))
 
     async def has(self, sop_instance_uid: str, transfer_syntax_uid: str, digest: bytes, origin: Origin | None) -> bool:
-        """Return whether this very object is stored, or was delivered after it was read from this very file."""
+        """Return whether this very object is stored, or was delivered after it was read from this very file.
+
+        For an import: after it was imported from any file.
+        """
+        key = taken.Key(sop_instance_uid, transfer_syntax_uid, digest)
         return await self.reading.run(
             lambda raw: (
                 record.stored(raw, sop_instance_uid, transfer_syntax_uid, digest)
-                or (origin is not None and taken.delivered(raw, origin, digest) is not None)
+                or (origin is not None and taken.delivered(raw, origin, key) is not None)
             )
         )
 

@@ -1,4 +1,4 @@
-"""Files that were taken, by where they were read: one that is still there, as it was, is not taken again.
+"""Files that were taken: those of a watch by where they were read, those of an import by what was in them.
 
 A row is written in the transaction that records the object, so a kill between that and the file's removal leaves the
 answer here. What was lost or damaged since does not count: the file is then the cure.
@@ -8,17 +8,35 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-from edge.model import Origin
+import msgspec
 
+from edge.model import IMPORT, Origin
+
+_IMPORTED: Final = f"{IMPORT} by digest"
+"""The place of what was imported: media get other names and other inodes each time they are put in."""
 _KNOWN: Final = """SELECT 1 FROM taken t LEFT JOIN instance i ON i.id = t.instance
     WHERE place = ? AND path = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?
     AND coalesce(i.state, '') NOT IN ('lost', 'quarantined')"""
 _SAME: Final = """SELECT i.id FROM taken t JOIN instance i ON i.id = t.instance
     WHERE place = ? AND path = ? AND inode = ? AND mtime_ns = ? AND t.digest = ? AND i.state = 'expired'"""
+_SAME_OBJECT: Final = """SELECT i.id FROM taken t JOIN instance i ON i.id = t.instance
+    WHERE place = ? AND path = ? AND i.state = 'expired'"""
 _REMEMBER: Final = """INSERT INTO taken (place, path, inode, size, mtime_ns, ctime_ns, digest, instance, at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT seconds FROM uptime))
     ON CONFLICT DO UPDATE SET inode = excluded.inode, size = excluded.size, mtime_ns = excluded.mtime_ns,
     ctime_ns = excluded.ctime_ns, digest = excluded.digest, instance = excluded.instance, at = excluded.at"""
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What an object is, whatever file it is read from."""
+
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    digest: bytes
+
+    def path(self) -> str:
+        """Give what stands for the path of an imported file."""
+        return f"{self.digest.hex()} {self.transfer_syntax_uid} {self.sop_instance_uid}"
 
 
 def known(raw: sqlite3.Connection, origins: Sequence[Origin]) -> list[bool]:
@@ -26,15 +44,27 @@ def known(raw: sqlite3.Connection, origins: Sequence[Origin]) -> list[bool]:
     return [raw.execute(_KNOWN, _identity(origin)).fetchone() is not None for origin in origins]
 
 
-def delivered(raw: sqlite3.Connection, file: Origin, digest: bytes) -> int | None:
-    """Find the instance, delivered and deleted since, that was read from the same file with the same bytes."""
-    asked = (file.place, file.path, file.inode, file.mtime_ns, digest)
+def delivered(raw: sqlite3.Connection, file: Origin, key: Key) -> int | None:
+    """Find the instance, delivered and deleted since, that was read from the same file with the same bytes.
+
+    For an import: from any file that was imported, on whatever medium.
+    """
+    if imported(file):
+        return next(iter(raw.execute(_SAME_OBJECT, (_IMPORTED, key.path())).fetchone() or ()), None)
+    asked = (file.place, file.path, file.inode, file.mtime_ns, key.digest)
     return next(iter(raw.execute(_SAME, asked).fetchone() or ()), None)
 
 
-def remember(raw: sqlite3.Connection, origin: Origin, instance: int = 0, digest: bytes = b"") -> None:
-    """Write that ``origin`` was taken: an object, or an archive with all its members."""
-    raw.execute(_REMEMBER, (*_identity(origin), digest, instance))
+def imported(file: Origin) -> bool:
+    """Whether it was read by an import, not by a watch."""
+    return file.place.startswith(f"{IMPORT} ")
+
+
+def remember(raw: sqlite3.Connection, origin: Origin, instance: int = 0, key: Key | None = None) -> None:
+    """Write that ``origin`` was taken: an object with its ``key``, or an archive with all its members."""
+    if key is not None and imported(origin):
+        origin = msgspec.structs.replace(origin, place=_IMPORTED, path=key.path())
+    raw.execute(_REMEMBER, (*_identity(origin), key.digest if key is not None else b"", instance))
 
 
 def after(raw: sqlite3.Connection, place: str, path: str, most: int) -> list[Origin]:

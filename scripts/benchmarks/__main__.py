@@ -1,4 +1,4 @@
-"""`scripts/bench receive` and `scripts/bench forward`: see docs/benchmarks.md."""
+"""`scripts/bench receive`, `scripts/bench forward` and `scripts/bench broker`: see docs/benchmarks.md."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from typing import Final, NoReturn, TypeVar
 
 from rich.console import Console
 
+from scripts.benchmarks.broker import bench_broker
 from scripts.benchmarks.forward import forward
 from scripts.benchmarks.machine import IN_MEMORY, describe, even_start, file_system, missing
 from scripts.benchmarks.plan import LIMITS, Cell, Counts, Kind, Peer, Run, Work, cells, rotation
@@ -29,6 +30,8 @@ _KINDS: Final = {str(kind): kind for kind in Kind}
 _NAGLE: Final = {"off": False, "on": True}
 _BROKEN: Final = (BrokenRunError, PeerFailedError, TimeoutError, urllib.error.URLError)
 _WIDTH: Final = 150
+_BROKER: Final = "broker"
+"""The work that has options of its own."""
 
 
 class _Usage(argparse.Namespace):
@@ -91,7 +94,7 @@ def _usage(arguments: Sequence[str] | None) -> _Usage:
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description="Measures the appliance beside its peers, in interleaved rounds."
     )
-    parser.add_argument("work", type=Work, choices=list(Work), metavar="receive|forward")
+    parser.add_argument("work", type=Work, choices=list(Work), metavar="receive|forward|broker")
     parser.add_argument("--pairs", type=_positive, metavar="N", help="rounds; 5, quick: 1")
     parser.add_argument("--objects", type=_choices(_KINDS), default="ct,mr,multiframe", metavar="LIST")
     parser.add_argument("--peers", type=_choices(_PEERS), default="edge,storescp,orthanc,pynetdicom", metavar="LIST")
@@ -170,8 +173,11 @@ class _Bench:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 whatever the numbers are, 1 where a run broke."""
-    usage = _usage(arguments)
     signal.signal(signal.SIGTERM, _terminated)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == [_BROKER]:
+        return bench_broker(words[1:])
+    usage = _usage(words)
     with tempfile.TemporaryDirectory(prefix="edge-bench-", dir=usage.folder) as folder:
         bench = _Bench(usage, Path(folder))
         system = file_system(Path(folder))

@@ -17,9 +17,12 @@ _EDGE: Final = Path(sys.executable).with_name("edge")
 
 
 class Edge(Program):
-    """Receives from anyone; delivers to `pacs` on the loopback where a port is given, else nowhere."""
+    """Receives from anyone; delivers to `pacs` on the loopback where a port is given, else nowhere.
 
-    def __init__(self, folder: Path, *, pacs: int | None = None, associations: int = 1) -> None:
+    `more`: further lines of its configuration.
+    """
+
+    def __init__(self, folder: Path, *, pacs: int | None = None, associations: int = 1, more: str = "") -> None:
         folder.mkdir(parents=True)
         self.storage = folder / "storage"
         self.port = free_port()
@@ -34,7 +37,7 @@ class Edge(Program):
                 f'[[destination]]\nname = "{DESTINATION}"\ntype = "dimse"\nhost = "{LOOPBACK}"\nport = {pacs}\n'
                 f'ae_title = "PACS"\nassociations = {associations}\n'
             )
-        config.write_text(text, encoding="utf-8")
+        config.write_text(text + more, encoding="utf-8")
         super().__init__(
             [str(_EDGE), "run", "--config", str(config)],
             ports=[self.port],
