@@ -24,7 +24,7 @@ from tests.peers.wire import VERIFICATION
 
 COMMANDS: Final = (
     *("run", "check", "status", "queue", "trace"),
-    *("retry", "hold", "release", "cancel", "import", "echo", "demo"),
+    *("retry", "hold", "release", "cancel", "pause", "resume", "import", "echo", "demo"),
 )
 ACTS: Final = ("retry", "hold", "release", "cancel")
 
