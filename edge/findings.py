@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from edge.clock import Clock
+from edge.quota import Lines
 
 log = structlog.get_logger()
 
@@ -304,8 +305,9 @@ class Journal:
         self._listener: Listener | None = None
         self._open: dict[tuple[str, str], Finding] = {}
         self._seen: dict[tuple[str, str], float] = {}
-        self._minute = float("-inf")
-        self._lines = 0
+        self._lines = Lines(
+            _LINES, clock.monotonic, lambda silenced: log.info("findings were silenced", lines=silenced)
+        )
 
     def listen(self, listener: Listener) -> None:
         """Let ``listener`` hear of every opening and closing, and now of what is open. One that fails is passed over.
@@ -369,13 +371,7 @@ class Journal:
 
     def _say(self, event: str, code: str, component: str) -> None:
         """Log it, unless a flood has had its share of lines this minute."""
-        now = self._clock.monotonic()
-        if now - self._minute >= 60:  # noqa: PLR2004 - a minute
-            if self._lines > _LINES:
-                log.info("findings were silenced", lines=self._lines - _LINES)
-            self._minute, self._lines = now, 0
-        self._lines += 1
-        if self._lines <= _LINES:
+        if self._lines.take():
             head, _, _ = component.partition(".")
             shown = head if head in _STRANGERS else component
             log.warning(event, code=code, component=shown, severity=str(CODES[code].severity))

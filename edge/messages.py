@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-VERSION: Final = 1
 ROOT: Final = "dicom-edge/v1"
 
 _END: Final = r"$(?!\n)"

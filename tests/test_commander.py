@@ -1,18 +1,14 @@
 """Commands: what is carried out, once, and what is rejected without a trace in the world but on the trail."""
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edge.clock import iso
-from edge.config import Signer
 from edge.messages import Topics
 from edge.mqtt import Message
 from edge.signing import sign
@@ -21,13 +17,9 @@ from edge.telemetry.commander import Commander
 from edge.telemetry.commands import ARGUMENTS, REASONS, CommandFailed, Result
 from tests.fakes import FakeBrokerSession, ManualClock
 from tests.peers.ports import LOOPBACK
+from tests.signer import KEY, SIGNER
 
 NODE = "0123456789abcdef"
-KEY = Ed25519PrivateKey.generate()
-SIGNER = Signer(
-    name="monitor-1",
-    public_key=base64.b64encode(KEY.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode(),
-)
 TOPICS = Topics(NODE)
 
 

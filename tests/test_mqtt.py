@@ -26,7 +26,7 @@ from edge.mqtt.inbox import MOST_MESSAGES
 from edge.mqtt.wire import Wire
 from edge.tls import client_context
 from tests.peers.certificates import Authority, Pair
-from tests.peers.mosquitto import BrokerTls, Mosquitto, Subscriber
+from tests.peers.mosquitto import BrokerTls, Mosquitto, Subscriber, remaining_length
 from tests.peers.ports import LOOPBACK, free_port, wait_for
 
 ROOT: Final = Path(__file__).parents[1]
@@ -382,7 +382,7 @@ class TestHandMade:
 
         def huge(line: socket.socket) -> None:
             welcome(line)
-            line.sendall(b"\x30" + length(300_000_000 if protocol == "5" else 256 * 1024 + 1) + b"\x00\x01x")
+            line.sendall(b"\x30" + remaining_length(300_000_000 if protocol == "5" else 256 * 1024 + 1) + b"\x00\x01x")
             wait_for(lambda: closed(line), 20, "the end of the connection")
             gone.set()
 
@@ -394,7 +394,7 @@ class TestHandMade:
 
     async def test_a_message_as_large_as_may_be_is_taken(self) -> None:
         body = b"\x00\x01x\x00" + bytes(256 * 1024 - 4)
-        with Fake(polite_then(b"\x30" + length(len(body)) + body)) as fake:
+        with Fake(polite_then(b"\x30" + remaining_length(len(body)) + body)) as fake:
             async with running(Box(to(fake.port))) as box:
                 assert (await (await box.session()).receive()).payload == body[4:]
 
@@ -517,7 +517,7 @@ class TestHandMade:
 
         def silent(line: socket.socket) -> None:
             version(line)
-            line.sendall(b"\x20" + length(3 + len(said)) + b"\x00\x00" + length(len(said)) + said)
+            line.sendall(b"\x20" + remaining_length(3 + len(said)) + b"\x00\x00" + remaining_length(len(said)) + said)
             with contextlib.suppress(ConnectionError):
                 while True:
                     kind, body = packet(line)
@@ -755,16 +755,6 @@ def closed(line: socket.socket) -> bool:
         return False
     except OSError:
         return True
-
-
-def length(size: int) -> bytes:
-    """A remaining length."""
-    out = bytearray()
-    while True:
-        size, digit = divmod(size, 128)
-        out.append(digit | (0x80 if size else 0))
-        if not size:
-            return bytes(out)
 
 
 def _exactly(line: socket.socket, size: int) -> bytes:

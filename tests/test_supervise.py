@@ -138,32 +138,28 @@ async def test_crashes_that_lie_far_apart_never_end_the_process(supervisor: Supe
     assert service.started == 41
 
 
-async def test_the_pause_before_a_restart_grows(
-    journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses: list[float] = []
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What is slept, without sleeping."""
+    slept: list[float] = []
     real = asyncio.sleep
 
     async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
+        slept.append(seconds)
         await real(0)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
+    return slept
+
+
+async def test_the_pause_before_a_restart_grows(journal: Journal, clock: ManualClock, pauses: list[float]) -> None:
     await within(10, Supervisor(journal, clock).service("index", Service(failures=100).run, vital=True))
     assert pauses == [pytest.approx(0.2 * 2**n) for n in range(MOST_RESTARTS)]
 
 
 async def test_one_that_nobody_needs_rests_and_is_tried_again_for_ever(
-    journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, clock: ManualClock, pauses: list[float]
 ) -> None:
-    pauses: list[float] = []
-    real = asyncio.sleep
-
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        await real(0)
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
     supervisor, service = Supervisor(journal, clock), Service(failures=40)
     failing = asyncio.create_task(supervisor.failure())
     keeping = supervisor.service("telemetry", service.run)

@@ -15,28 +15,27 @@ from typing import Any, Final
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edge import events
 from edge.clock import SystemClock, iso
 from edge.messages import Topics
 from edge.signing import sign
 from edge.store import Store
+from tests import signer
 from tests.appliance import Edge, dimse
 from tests.peers.certificates import Authority, Pair
 from tests.peers.mosquitto import BrokerTls, Mosquitto, Subscriber
 from tests.peers.objects import DicomObject, mr
 from tests.peers.ports import LOOPBACK, free_port, wait_for
 from tests.peers.raw import RawReceiver, RawSender, Received, Rejected
+from tests.signer import KEY
 
 pytestmark = pytest.mark.rig
 
 NODE: Final = "00112233445566778899aabbccddeeff"
 TOPICS: Final = Topics(NODE)
 ROOT: Final = Path(__file__).parents[1]
-KEY: Final = Ed25519PrivateKey.generate()
-PUBLIC: Final = base64.b64encode(KEY.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
-SIGNER: Final = f'[[mqtt.signer]]\nname = "monitor-1"\npublic_key = "{PUBLIC}"\n'
+SIGNER: Final = f'[[mqtt.signer]]\nname = "{signer.SIGNER.name}"\npublic_key = "{signer.SIGNER.public_key}"\n'
 
 
 def named(folder: Path) -> Path:

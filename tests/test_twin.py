@@ -1,28 +1,21 @@
 """The configuration over the broker: what is taken, what is refused, and what a trial comes to."""
 
-import base64
 import json
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edge.config import Signer
 from edge.configfile import load, parse
 from edge.signing import sign
 from edge.snapshot import Snapshot
 from edge.telemetry.trial import LENGTH, Trial
 from edge.telemetry.twin import REASONS, Refused, Twin
 from tests.fakes import ManualClock
+from tests.signer import KEY, SIGNER
 from tests.snapshots import snapshot
 
 NODE = "0123456789abcdef"
-KEY = Ed25519PrivateKey.generate()
-SIGNER = Signer(
-    name="monitor-1",
-    public_key=base64.b64encode(KEY.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode(),
-)
 OWN = """[device]
 name = "CT room"
 [storage]

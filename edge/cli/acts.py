@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from edge.cli.main import (
-    BAD_USAGE,
     FAILED,
     NOT_RUNNING,
     config_option,
+    destination_named,
     fail,
     json_option,
     print_json,
@@ -121,11 +121,7 @@ def resume(destination: str, config_path: Path | None, *, as_json: bool) -> None
 
 def _stop_or_go(verb: str, destination: str, config_path: Path | None, *, as_json: bool) -> None:
     config = read_config(config_path).config
-    names = [d.name for d in config.destination]
-    if destination not in names:
-        fail(
-            f"There is no destination {destination!r}; the configuration has: {', '.join(names) or 'none'}.", BAD_USAGE
-        )
+    destination_named(config, destination)
     changed = _asked(config.storage.path, Request(command=verb, choice=Choice(destination=destination)))
     if as_json:
         print_json({"destination": destination, "changed": bool(changed)})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from edge.cli.main import BAD_USAGE, config_option, fail, json_option, print_json, read_config, run_async
+from edge.cli.main import config_option, destination_named, fail, json_option, print_json, read_config, run_async
 from edge.clock import SystemClock
 from edge.config import DicomwebDestination
 from edge.forward.probe import probe
@@ -16,11 +16,7 @@ from edge.forward.probe import probe
 @json_option
 def echo(destination: str, config_path: Path | None, *, as_json: bool) -> None:
     """Verify a destination: TCP, TLS where configured, association, C-ECHO."""
-    config = read_config(config_path).config
-    found = next((d for d in config.destination if d.name == destination), None)
-    if found is None:
-        known = ", ".join(d.name for d in config.destination) or "none"
-        fail(f"There is no destination {destination!r}; the configuration has: {known}.", BAD_USAGE)
+    found = destination_named(read_config(config_path).config, destination)
     if isinstance(found, DicomwebDestination):
         fail("This type of destination is not in this version yet.")
     said = run_async(lambda: probe(found, trusted=SystemClock().trusted()))

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from edge import __version__
+from edge.config import Config, Destination
 from edge.configfile import ConfigError, Loaded, load
 
 T = TypeVar("T")
@@ -106,6 +107,15 @@ def read_own_config(path: Path | None) -> Loaded:
         for problem in e.problems:
             click.echo(f"edge: {chosen}: {problem}", err=True)
         sys.exit(BAD_USAGE)
+
+
+def destination_named(config: Config, name: str) -> Destination:
+    """Return the destination ``name``; exit 2 where there is none."""
+    found = next((d for d in config.destination if d.name == name), None)
+    if found is None:
+        known = ", ".join(d.name for d in config.destination) or "none"
+        fail(f"There is no destination {name!r}; the configuration has: {known}.", BAD_USAGE)
+    return found
 
 
 def print_json(document: object) -> None:

@@ -26,7 +26,7 @@ from edge.routing import Leg, Routing
 from edge.spool import Identity, Part, Spool
 from edge.store import Recorded
 
-_TOO_LARGE: Final = "there is no room on the disk for an object of this size"
+TOO_LARGE: Final = "there is no room on the disk for an object of this size"
 _LONGEST_ANSWER: Final = 20.0
 """Seconds after which a sender is told to try again rather than left without an answer."""
 
@@ -112,15 +112,12 @@ class Door:
         self._most = most
         self._destinations = destinations
 
-    def begin(self, kind: Kind, sop_instance_uid: str, source: Source, expected: int = 0) -> Incoming:
-        """Begin an object, of ``expected`` bytes where that is known. Raises `NoRoomError`."""
+    def begin(self, kind: Kind, sop_instance_uid: str, source: Source) -> Incoming:
+        """Begin an object. Raises `NoRoomError`."""
         room = self._admission.begin()
         if room is None:
             self._board.refused += 1
             raise NoRoomError(self._admission.refusal() or "the disk is full up to its reserve")
-        if not room.extend(expected):
-            room.release()
-            raise NoRoomError(_TOO_LARGE)
         seal_room = seals.room(self._destinations, source)
         head = part10.begin(kind.sop_class_uid, sop_instance_uid, kind.transfer_syntax_uid, seal_room)
         try:
@@ -178,7 +175,7 @@ class Door:
             raise RefusedError(f"the object is longer than {self._most} bytes")
         if part.no_room:
             self._board.refused += 1
-            raise NoRoomError(_TOO_LARGE)
+            raise NoRoomError(TOO_LARGE)
         header = await self._header(incoming)
         self._check(incoming, header)
         legs = self._routing.legs(header, source)

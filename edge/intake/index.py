@@ -118,10 +118,7 @@ class Index:
         self._board.unindexed_bytes += change * instance.length
 
     async def _index(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> dict[int, Recorded]:
-        recorded = await self._record(batch)
-        while recorded is None:
-            await asyncio.sleep(_RETRY)
-            recorded = await self._record(batch)
+        recorded = await self._surely(batch)
         self._admission.open("index")
         for number, recording in recorded:
             if recording.twin:
@@ -145,10 +142,7 @@ class Index:
         again = {number for number, r in recorded if r.fate is Fate.DUPLICATE and r.id in unsound}
         if not again:
             return recorded
-        fresh = await self._record([(i, legs) for i, legs in batch if i.id in again])
-        while fresh is None:
-            await asyncio.sleep(_RETRY)
-            fresh = await self._record([(i, legs) for i, legs in batch if i.id in again])
+        fresh = await self._surely([(i, legs) for i, legs in batch if i.id in again])
         return [one for one in recorded if one[0] not in again] + fresh
 
     async def _sound(self, number: int) -> bool:
@@ -163,6 +157,14 @@ class Index:
                     return False
             except StoreError:
                 pass  # nothing can be recorded now: the store's keeper says it
+            await asyncio.sleep(_RETRY)
+
+    async def _surely(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> list[tuple[int, Recorded]]:
+        """Publish and record, as often as that must be tried."""
+        while True:
+            recorded = await self._record(batch)
+            if recorded is not None:
+                return recorded
             await asyncio.sleep(_RETRY)
 
     async def _record(self, batch: list[tuple[Instance, Sequence[Leg]]]) -> list[tuple[int, Recorded]] | None:

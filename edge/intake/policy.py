@@ -19,6 +19,7 @@ from edge.dicom.pdu import AssociateReject, AssociateRequest
 from edge.dicom.uids import accepts_as_storage, valid_uid
 from edge.findings import Journal, printable
 from edge.intake.admission import Admission
+from edge.quota import Lines
 
 log = structlog.get_logger()
 
@@ -62,8 +63,7 @@ class ReceivePolicy:
         self._now = now
         self._met: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._titles_seen: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self._minute = 0.0
-        self._lines = 0
+        self._lines = Lines(_LINES, now, lambda silenced: log.info("peers were silenced", lines=silenced))
 
     def admit(self, request: AssociateRequest, address: str) -> AssociateReject | None:
         """Check titles and address, and whether there is room for what would be sent."""
@@ -133,13 +133,7 @@ class ReceivePolicy:
 
     def _say(self, event: str, peer: Peer, text: str) -> None:
         """Log it, unless a flood has had its share of lines this minute."""
-        now = self._now()
-        if now - self._minute >= 60:  # noqa: PLR2004 - a minute
-            if self._lines > _LINES:
-                log.info("peers were silenced", lines=self._lines - _LINES)
-            self._minute, self._lines = now, 0
-        self._lines += 1
-        if self._lines <= _LINES:
+        if self._lines.take():
             # titles stay out of the log, which leaves the box: who is unknown may send anything as one
             log.info(event, address=peer.address, why=printable(text.removeprefix(describe(peer)).strip()))
 

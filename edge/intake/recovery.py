@@ -161,8 +161,7 @@ class Recovery:
         await self._index.caught_up()
 
     async def _quarantine(self, number: int, reason: str) -> None:
-        why = msgspec.json.encode({"why": reason})
-        await self._syncer.run(lambda: self._spool.set_aside(number, why))
+        await self._spool.put_aside(number, msgspec.json.encode({"why": reason}))
         self._journal.note("QUARANTINED", "recovery", reason)
 
     async def _missing(self) -> None:

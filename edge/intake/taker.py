@@ -19,7 +19,7 @@ import structlog
 from edge.dicom.whole import Archive as ZipFile
 from edge.dicom.whole import Directory, Foreign, Unfinished, Unusable, Whole, recognise
 from edge.intake import seal as seals
-from edge.intake.tree import ChangedError, Entry, OpenFile, Readable, open_file
+from edge.intake.tree import MOST_NUMBER, ChangedError, Entry, OpenFile, Readable, bounded, open_file
 from edge.intake.unpack import Archive, ArchiveError, NoRoomToUnpackError, UnfinishedArchiveError
 from edge.model import Origin, Source
 from edge.store import StoreError
@@ -30,8 +30,6 @@ Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 _CHUNK: Final = 1 << 20
 _MOST_REASONS: Final = 20
 """Members of one archive that are named."""
-_MOST_NUMBER: Final = (1 << 63) - 1
-"""The largest integer that a row holds."""
 _LONGEST: Final = 255
 """Characters of a word in a seal that are believed."""
 _NESTED: Final = "an archive in an archive is not opened: unpack it"
@@ -294,9 +292,9 @@ def _storable(origin: Origin) -> Origin:
     """Bring what a file system says into the numbers that a row holds: NFS and XFS know larger ones."""
     return msgspec.structs.replace(
         origin,
-        inode=min(origin.inode, _MOST_NUMBER),
-        mtime_ns=max(-_MOST_NUMBER, min(origin.mtime_ns, _MOST_NUMBER)),
-        ctime_ns=max(-_MOST_NUMBER, min(origin.ctime_ns, _MOST_NUMBER)),
+        inode=min(origin.inode, MOST_NUMBER),
+        mtime_ns=bounded(origin.mtime_ns),
+        ctime_ns=bounded(origin.ctime_ns),
     )
 
 

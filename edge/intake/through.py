@@ -6,14 +6,13 @@ from typing import Final
 
 from edge.dicom.whole import Whole
 from edge.findings import Journal
-from edge.intake.door import Door, Incoming, NoRoomError, RefusedError, TooLongError
+from edge.intake.door import TOO_LARGE, Door, Incoming, NoRoomError, RefusedError, TooLongError
 from edge.intake.taker import NoRoomNowError, RefusedObjectError, Run, TooLargeNowError
 from edge.intake.tree import ChangedError, Readable
 from edge.model import Origin, Source
 from edge.store import Fate, Store
 
 _CHUNK: Final = 1 << 20
-_TOO_LARGE: Final = "there is no room on the disk for an object of this size"
 TOO_LONG: Final = "it is longer than receive.max_object"
 
 
@@ -83,7 +82,7 @@ class DoorReceiver:
             raise NoRoomNowError(f"the disk cannot be asked for its room: {e.strerror or e}") from e
         if not fits:
             self._door.discard(incoming)
-            raise TooLargeNowError(_TOO_LARGE)
+            raise TooLargeNowError(TOO_LARGE)
         return incoming
 
     async def _chunks(self, whole: Whole, file: Readable) -> AsyncIterator[bytes]:

@@ -23,7 +23,8 @@ MOST_DEEP: Final = 64
 FIRST: Final = 1 << 20
 """Bytes of a file read at once, when it is opened."""
 
-_MOST_NUMBER: Final = (1 << 63) - 1
+MOST_NUMBER: Final = (1 << 63) - 1
+"""The largest integer that a row holds."""
 _ROOT: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -67,7 +68,7 @@ def signed(number: int) -> int:
 
 def bounded(number: int) -> int:
     """Bring a time into the range of a row's: what a file is dated beyond the year 2262 is all one."""
-    return max(-_MOST_NUMBER, min(number, _MOST_NUMBER))
+    return max(-MOST_NUMBER, min(number, MOST_NUMBER))
 
 
 class ChangedError(Exception):

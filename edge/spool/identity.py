@@ -5,13 +5,12 @@ objects are the session's block of 2^20 numbers, so they grow, sort by arrival a
 the database. Other numbers that grow and never come twice have a count of their own each.
 """
 
-import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from edge.fsync import sync_path
+from edge.fsync import replace_synced
 
 BLOCK_BITS: Final = 20
 
@@ -87,10 +86,4 @@ class Identity:
             return ""
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self._folder / f"{name}.new"
-        with temporary.open("w", encoding="ascii") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._folder / name)
-        sync_path(self._folder)
+        replace_synced(self._folder / name, f"{text}\n".encode("ascii"))

@@ -18,6 +18,7 @@ from edge.clock import Clock, iso
 from edge.config import Signer
 from edge.messages import Command, CommandReport, CommandStatus, Topics, encode
 from edge.mqtt import LostError, Message, Session
+from edge.quota import MINUTE, Quota
 from edge.signing import good, key_bytes
 from edge.store import Store, StoreError
 from edge.telemetry.commands import ARGUMENTS, ENDS_HERE, UNSUPPORTED, Act, CommandFailed, Result
@@ -29,7 +30,6 @@ _AHEAD: Final = 31 * 86_400.0
 _MARGIN: Final = 86_400.0
 _REJECTIONS: Final = 10
 """Rejections told in a minute; the rest are counted by nobody."""
-_PERIOD: Final = 60.0
 
 
 class Rejected(Exception):
@@ -60,7 +60,7 @@ class Commander:
         self._store = store
         self._clock = clock
         self._session: Session | None = None
-        self._told: list[float] = []
+        self._rejections = Quota(_REJECTIONS, MINUTE, clock.monotonic)
         self._running: set[asyncio.Task[None]] = set()
 
     @property
@@ -178,11 +178,8 @@ class Commander:
 
     async def _reject(self, number: str | None, kind: str, issuer: str, why: Rejected) -> None:
         """Tell it as an event and, not retained, to whoever listens; unless there were too many."""
-        now = self._clock.monotonic()
-        self._told = [at for at in self._told if now - at < _PERIOD]
-        if len(self._told) >= _REJECTIONS:
+        if not self._rejections.take():
             return
-        self._told.append(now)
         with contextlib.suppress(StoreError):
             await self._store.write_events([events.command(number or "", kind, issuer, why.status, why.reason)])
         if number is not None:

@@ -6,7 +6,6 @@ ends badly (`Trial`) is rolled back to the one before; so is one with which the 
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -16,7 +15,7 @@ import msgspec
 from edge.clock import Clock, iso
 from edge.config import Config, Signer, differences
 from edge.configfile import ConfigError, Loaded, parse
-from edge.fsync import sync_path
+from edge.fsync import replace_synced
 from edge.messages import ConfigReport, DesiredConfig
 from edge.signing import good, key_bytes
 
@@ -203,14 +202,7 @@ class Twin:
         self.record = record
 
     def _write(self, name: str, data: bytes, suffix: str = "toml") -> None:
-        temporary = self._folder / f"{name}.new"
-        fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._folder / f"{name}.{suffix}")
-        sync_path(self._folder)
+        replace_synced(self._folder / f"{name}.{suffix}", data, 0o600)
 
 
 def _locked(old: Config, new: Config) -> list[str]:

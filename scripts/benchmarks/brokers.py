@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge.clock import SystemClock, iso
 from edge.messages import Command, DesiredConfig, Topics, encode
-from tests.peers.mosquitto import Mosquitto, Subscriber
+from tests.peers.mosquitto import Mosquitto, Subscriber, remaining_length
 from tests.peers.ports import LOOPBACK, free_port
 
 _SIGNER: Final = "monitor-1"
@@ -175,7 +175,7 @@ def _hostile(line: _Line, number: int, busy: threading.Event) -> None:
         return
     node = line.welcome()
     if number == 1:
-        line.say(b"\x30" + _length(200_000_000) + bytes(_BUFFER))
+        line.say(b"\x30" + remaining_length(200_000_000) + bytes(_BUFFER))
         return
     noise = _noise(Topics(node))
 
@@ -225,14 +225,4 @@ def _noise(topics: Topics) -> list[bytes]:
 def _publish(topic: str, payload: bytes, *, qos: int = 0) -> bytes:
     name = topic.encode()
     body = len(name).to_bytes(2) + name + (b"\x00\x01" if qos else b"") + b"\x00" + payload
-    return bytes([0x30 | qos << 1]) + _length(len(body)) + body
-
-
-def _length(size: int) -> bytes:
-    """Write a remaining length."""
-    out = bytearray()
-    while True:
-        size, digit = divmod(size, 128)
-        out.append(digit | (0x80 if size else 0))
-        if not size:
-            return bytes(out)
+    return bytes([0x30 | qos << 1]) + remaining_length(len(body)) + body

@@ -165,3 +165,13 @@ def _passwords(folder: Path, users: Mapping[str, str]) -> Path:
     for name, password in users.items():
         run([require("mosquitto_passwd"), "-b", str(path), name, password], environment=os.environ, timeout=_TIMEOUT)
     return path
+
+
+def remaining_length(size: int) -> bytes:
+    """The Remaining Length of a packet as it stands on the wire (MQTT 5, 2.1.4)."""
+    out = bytearray()
+    while True:
+        size, digit = divmod(size, 128)
+        out.append(digit | (0x80 if size else 0))
+        if not size:
+            return bytes(out)
