@@ -19,10 +19,9 @@ from unittest import mock
 
 import psutil
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge.clock import iso
-from edge.config import Config, Mqtt, Signer
+from edge.config import Config, Mqtt
 from edge.findings import Journal
 from edge.keeping.chronicle import Chronicle
 from edge.messages import Ack, Topics, encode
@@ -38,15 +37,12 @@ from edge.telemetry.service import Telemetry
 from edge.telemetry.twin import Twin
 from tests.fakes import ManualClock
 from tests.peers.ports import LOOPBACK
+from tests.signer import KEY, SIGNER
 from tests.simulated import SimulatedDisk, SimulatedLoop
 from tests.snapshots import finding, snapshot
 
 NODE: Final = "0123456789abcdef"
 TOPICS: Final = Topics(NODE)
-KEY: Final = Ed25519PrivateKey.generate()
-SIGNER: Final = Signer(
-    name="monitor-1", public_key=base64.b64encode(KEY.public_key().public_bytes_raw()).decode("ascii")
-)
 MQTT: Final = Mqtt(url=f"mqtt://{LOOPBACK}", signer=(SIGNER,))
 WEEK: Final = 7 * 86_400.0
 
@@ -235,6 +231,7 @@ class Box:
             self.store,
             snapshot=self._snapshot,
             restart=lambda: None,
+            run=self._run,
             clock=self.clock,
         )
         telemetry = Telemetry(

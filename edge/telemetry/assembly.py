@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from random import random
+from typing import Any
 
 from edge.board import Board
 from edge.clock import Clock
@@ -39,7 +40,7 @@ class Assembly:
         snapshot: Callable[[], Awaitable[Snapshot]],
         restart: Callable[[], None],
         next_session: Callable[[], int],
-        run: Callable[[Callable[[], int]], Awaitable[int]],
+        run: Callable[[Callable[[], Any]], Awaitable[Any]],
     ) -> None:
         """What the words mean is said where each goes: `Acts`, `Configurator`, `Telemetry`."""
         topics = Topics(node)
@@ -71,6 +72,7 @@ class Assembly:
             store,
             snapshot=snapshot,
             restart=restart,
+            run=run,
             clock=clock,
         )
         broker = Broker(settings(mqtt, node), clock, random, self._trouble)

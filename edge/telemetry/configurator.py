@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
@@ -12,6 +13,7 @@ from edge.clock import Clock
 from edge.config import Config, Signer
 from edge.messages import Topics, encode
 from edge.mqtt import Message, Session
+from edge.quota import MINUTE, Quota
 from edge.snapshot import Snapshot
 from edge.store import Store, StoreError
 from edge.telemetry.trial import Trial
@@ -21,12 +23,14 @@ log = structlog.get_logger()
 
 _EVERY: Final = 5.0
 _REJECTIONS: Final = 10
-_PERIOD: Final = 60.0
-"""Rejections told as events in so many seconds; anybody who may publish can make them."""
+"""Rejections told as events in a minute; anybody who may publish can make them."""
 
 
 class Configurator:
-    """Owns the twin of a running appliance. ``restart`` has the appliance begin anew with what is in force then."""
+    """Owns the twin of a running appliance; its files are read and written by way of ``run``, in a thread.
+
+    ``restart`` has the appliance begin anew with what is in force then.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Configurator:
         *,
         snapshot: Callable[[], Awaitable[Snapshot]],
         restart: Callable[[], None],
+        run: Callable[[Callable[[], Any]], Awaitable[Any]],
         clock: Clock,
     ) -> None:
         self._twin = twin
@@ -51,11 +56,12 @@ class Configurator:
         self._store = store
         self._snapshot = snapshot
         self._restart = restart
+        self._run = run
         self._clock = clock
         self._changed = asyncio.Event()
-        self._told: list[float] = []
+        self._rejections = Quota(_REJECTIONS, MINUTE, clock.monotonic)
 
-    def connected(self, _session: Session) -> None:
+    def connected(self) -> None:
         """Hear that the broker was reached."""
         if self._trial is not None:
             self._trial.reached = True
@@ -64,7 +70,8 @@ class Configurator:
         """Tell over ``session`` what is in force, at once and whenever it changes. Raises `LostError`."""
         while True:
             self._changed.clear()
-            await session.publish(self._topics.config, encode(self._twin.report(self._clock)), qos=1, retain=True)
+            report = await self._run(partial(self._twin.report, self._clock))
+            await session.publish(self._topics.config, encode(report), qos=1, retain=True)
             await self._changed.wait()
 
     async def take(self, message: Message) -> None:
@@ -72,11 +79,13 @@ class Configurator:
         if not message.payload:
             return
         try:
-            desired = self._twin.consider(message.payload, self._node, self._signers, self._config)
+            judged = partial(self._twin.consider, message.payload, self._node, self._signers, self._config)
+            desired = await self._run(judged)
             if desired is None:
                 return
             snapshot = await self._snapshot()
-            self._twin.take(desired, [d.name for d in snapshot.destinations if d.state == "up"])
+            were_up = [d.name for d in snapshot.destinations if d.state == "up"]
+            await self._run(partial(self._twin.take, desired, were_up))
         except Refused as e:
             await self._refuse(e)
             return
@@ -95,12 +104,10 @@ class Configurator:
                 verdict = await self._trial.judge(await self._snapshot())
                 if verdict is None:
                     continue
+                revision = self._twin.record.in_force
+                await self._run(partial(self._twin.roll_back, verdict) if verdict else self._twin.keep)
                 self._trial = None
-                if not verdict:
-                    self._twin.keep()
-                else:
-                    revision = self._twin.record.in_force
-                    self._twin.roll_back(verdict)
+                if verdict:
                     await self._note(revision, "rolled-back", verdict)
                     self._restart()
             except (StoreError, OSError) as e:
@@ -109,11 +116,8 @@ class Configurator:
 
     async def _refuse(self, why: Refused) -> None:
         with contextlib.suppress(OSError):
-            self._twin.refuse(why)
-        now = self._clock.monotonic()
-        self._told = [at for at in self._told if now - at < _PERIOD]
-        if len(self._told) < _REJECTIONS:
-            self._told.append(now)
+            await self._run(partial(self._twin.refuse, why))
+        if self._rejections.take():
             await self._note(why.revision, "rejected", why.reason)
         self._changed.set()
 

@@ -7,7 +7,7 @@ nothing else.
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -49,7 +49,7 @@ class Telemetry:
         *,
         snapshot: Callable[[], Awaitable[Snapshot]],
         next_session: Callable[[], int],
-        run: Callable[[Callable[[], int]], Awaitable[int]],
+        run: Callable[[Callable[[], Any]], Awaitable[Any]],
         journal: Journal,
         clock: Clock,
     ) -> None:
@@ -134,7 +134,7 @@ class Telemetry:
             await reporter.begin()
             if self._mqtt.home_assistant:
                 await self._introduce(session)
-            self._configurator.connected(session)
+            self._configurator.connected()
             await self._commander.attend(session)
             async with asyncio.TaskGroup() as group:
                 tasks = [
