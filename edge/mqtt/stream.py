@@ -32,6 +32,8 @@ class Stream:
         """Why it ended, where it did not simply close."""
         self.packets = 0
         """How many came in, begun ones included."""
+        self.published = 0
+        """How many of them carry a message."""
         self.received = 0
         """Bytes that came in."""
         self._sock = sock
@@ -61,6 +63,10 @@ class Stream:
         except OSError as e:
             self.error = self._last_word() or e
             raise
+
+    def counts(self) -> tuple[int, int, int]:
+        """Tell how many packets, messages and bytes came in."""
+        return self.packets, self.published, self.received
 
     def fileno(self) -> int:
         """What to poll."""
@@ -133,5 +139,6 @@ class Stream:
         first = self.packets == 1
         if first != (self._kind == _CONNACK) or not (first or self._kind in _EXPECTED):
             raise OverstepError("PROTOCOL", "does not speak MQTT as it should: is it a broker?")
+        self.published += self._kind == _PUBLISH
         if self._kind == _PUBLISH and (byte >> 1) & 0x03 > _MOST_QOS:
             raise OverstepError("PROTOCOL", "sent a message of a QoS that was not asked for")

@@ -33,9 +33,12 @@ log = structlog.get_logger()
 _TICK: Final = 1.0
 """Seconds between two looks at the keep-alive."""
 _LINGER: Final = 0.5
-_PACKETS: Final = 200.0
-_BYTES: Final = 1024.0 * 1024.0
-"""Read a second; half a second more of it is saved. More than that is a flood."""
+_RATES: Final = ((200.0, 300.0), (10.0, 150.0), (32.0 * 1024.0, 512.0 * 1024.0))
+"""Packets, published messages and bytes: read a second, and saved up. More than that is a flood.
+
+What comes is a few commands a day, so nearly all of this is for bursts. Bytes are what costs: a signature in JSON is
+verified at some 2 MB a second of a core, so that a flood of forgeries takes about a hundredth of one.
+"""
 _MOST_UNANSWERED: Final = 1000
 """Packets read while the broker takes nothing: each may want an answer, and answers are kept in memory."""
 _SILENCE: Final = 0x8D
@@ -68,7 +71,7 @@ class Wire:
         self._published: dict[int, Answer] = {}
         self._subscribed: dict[int, Answer] = {}
         now = clock.monotonic()
-        self._allowances = Allowance(_PACKETS, 1.5 * _PACKETS, now), Allowance(_BYTES, 1.5 * _BYTES, now)
+        self._allowances = [Allowance(rate, most, now) for rate, most in _RATES]
         self._answered = 0
 
     def post(self, act: Callable[[], None]) -> None:
@@ -184,10 +187,10 @@ class Wire:
         return stream.packets - self._answered > _MOST_UNANSWERED
 
     def _read(self, client: Bare, stream: Stream) -> None:
-        before = stream.packets, stream.received
+        before = stream.counts()
         code = client.loop_read()
         now = self._clock.monotonic()
-        for allowance, then, after in zip(self._allowances, before, (stream.packets, stream.received), strict=True):
+        for allowance, then, after in zip(self._allowances, before, stream.counts(), strict=True):
             allowance.spend(after - then, now)
         if code == MQTTErrorCode.MQTT_ERR_PROTOCOL:
             text = f"{self._settings.where} does not speak MQTT as it should."

@@ -30,12 +30,12 @@ _KEY: Final = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_
 _FORGED: Final = base64.b64encode(bytes(64)).decode()
 _QUOTA: Final = 0x97
 """Reason code: quota exceeded (MQTT 5, 2.4)."""
-_LONG: Final = 3100
-"""Numbers in a forged command, which is then nearly as long as one may be: 16 KiB."""
+_LONG: Final = 430
+"""Numbers in a forged command, which is then nearly as long as one may be: 2 KiB."""
 _HUGE: Final = 250 * 1024
 """Bytes in a forged configuration: nearly the longest message that is taken."""
 _BUFFER: Final = 65_536
-_BYTES, _PACKETS = 1024.0 * 1024.0, 200.0
+_BYTES, _MESSAGES = 32.0 * 1024.0, 10.0
 """Of the flood in a second: all that the appliance reads. More would only queue up, before our own answers too."""
 _CONNACK: Final = b"\x20\x03\x00\x00\x00"
 _NODE: Final = re.compile(rb"dicom-edge-(\w+)")
@@ -184,7 +184,7 @@ def _hostile(line: _Line, number: int, busy: threading.Event) -> None:
         with contextlib.suppress(OSError):
             for message in itertools.cycle(noise):
                 line.say(message)
-                time.sleep(max(len(message) / _BYTES, 1 / _PACKETS))
+                time.sleep(max(len(message) / _BYTES, 1 / _MESSAGES))
 
     _converse(line, 0, lambda: threading.Thread(target=flood, daemon=True).start())
 
