@@ -399,6 +399,8 @@ class Commitment(msgspec.Struct, frozen=True, kw_only=True):
     """When a modality's commitment request is answered: once stored here, or once delivered upstream."""
 
     answer: Literal["stored", "delivered"] = "delivered"
+    refuse_after: Seconds = 86_400.0
+    """How long an object may be held, given up or passed over before the modality is told that it is not safe."""
 
 
 class Signer(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,11 +52,8 @@ LATER: Final = (
         )
     ),
     Later("device.language", save="en"),
-    Later("modality.commitment"),
-    Later("destination.verify", save="none"),
     Later("destination.rate_limit"),
     Later("destination.hours"),
-    Later("commitment"),
     Later("dashboard"),
     Later("lights.driver", save="none"),
 )
@@ -124,6 +121,7 @@ def parse(text: str) -> Loaded:
     config = reader.value(Config, document, ())
     _names(reader, document)
     _reports(reader, document)
+    _ways_back(reader, document)
     if reader.problems:
         raise ConfigError(tuple(sorted(reader.problems, key=lambda problem: problem.line or 0)))
     return Loaded(config, tuple(dict.fromkeys(reader.notices)))
@@ -388,6 +386,16 @@ def _reports(reader: _Reader, document: Mapping[str, Any]) -> None:
         if isinstance(report, dict) and "host" not in report and isinstance(address, str) and "/" in address:
             path = ("modality", index, "commitment", "host")
             reader.problem(path, "missing; the modality has no single address to which reports could go")
+
+
+def _ways_back(reader: _Reader, document: Mapping[str, Any]) -> None:
+    """Find destinations whose commitment reports would go to the modality for which we call."""
+    for index, destination in _tables(document, "destination"):
+        verify = destination.get("verify")
+        asks = isinstance(verify, str) and verify.startswith("commitment")
+        if asks and destination.get("calling_ae_title") == "original" and destination.get("type") == "dimse":
+            text = 'its reports would go to the modality; use "query", or a calling_ae_title of this box'
+            reader.problem(("destination", index, "verify"), text)
 
 
 def _tables(document: Mapping[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:

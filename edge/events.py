@@ -44,7 +44,10 @@ class Code(msgspec.Struct, frozen=True):
 
 
 EVENTS: Final[dict[str, Code]] = {
-    "STARTED": Code("The program has started.", {"session": "count of starts", "version": "of the program"}),
+    "STARTED": Code(
+        "The program has started; findings that were open are closed.",
+        {"session": "count of starts", "version": "of the program"},
+    ),
     "STOPPED": Code("The program was told to stop, and did.", {}),
     "DELIVERIES_REFUSED": Code(
         "A destination refused objects for good; they are held, or declined as configured.",

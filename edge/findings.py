@@ -103,6 +103,49 @@ CODES: Final[dict[str, Code]] = {
             "Open `edge queue --state held`; then `edge release` or `edge cancel --reason`.",
         ),
         _code(
+            "PROOF_OVERDUE",
+            _W,
+            "{detail}",
+            "Images are stored safely here and are kept. Ask who runs the destination whether its storage commitment "
+            "works and knows this box.",
+        ),
+        _code(
+            "PROOF_DECLINED",
+            _W,
+            "{detail}",
+            "It is asked again by itself. If it stays, tell who runs the destination.",
+        ),
+        _code(
+            "COMMITMENT_UNSUPPORTED",
+            _W,
+            "{detail}",
+            'Have storage commitment set up there, or write verify = "query" or "none" for this destination.',
+        ),
+        _code(
+            "QUERY_UNSUPPORTED",
+            _W,
+            "{detail}",
+            'Have queries by this box allowed there, or write verify = "commitment" or "none" for this destination.',
+        ),
+        _event(
+            "REPORT_UNUSABLE",
+            _W,
+            "{detail}",
+            "Nothing was verified by it. If it stays, tell who runs the destination.",
+        ),
+        _event(
+            "COMMITMENT_UNKNOWN_REQUESTER",
+            _W,
+            "{detail}",
+            "Add commitment = { port = …, ae_title = … } to this modality in the configuration.",
+        ),
+        _code(
+            "REPORT_UNDELIVERED",
+            _W,
+            "{detail}",
+            "Images are safe here. Switch the modality on, or correct where its reports go in the configuration.",
+        ),
+        _code(
             "DESTINATION_REMOVED",
             _W,
             "{detail}",
@@ -111,7 +154,8 @@ CODES: Final[dict[str, Code]] = {
         _event(
             "TWIN",
             _W,
-            "Two different objects came with one SOP Instance UID; both are kept and delivered in order. {detail}",
+            "Two different objects came with one SOP Instance UID; neither stands for the other, each is delivered in "
+            "its turn. {detail}",
             "Tell IT: the modality, or something before it, uses a UID twice.",
         ),
         _code(
@@ -203,6 +247,12 @@ CODES: Final[dict[str, Code]] = {
             _I,
             "An object was stored as it came, although {detail}",
             "Nothing: it is forwarded byte for byte.",
+        ),
+        _event(
+            "NONCONFORMING_UID",
+            _I,
+            "Objects were stored as they came, although a UID in them is not as the standard asks: {detail}",
+            "Nothing: they are forwarded byte for byte. A destination may refuse them: tell the modality's vendor.",
         ),
         _event(
             "QUARANTINED",

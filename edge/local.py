@@ -3,14 +3,15 @@
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from edge.control import VERBS, Control
-from edge.store import Choice, StoreError
+from edge.safety import StudyView
+from edge.store import Choice, StoreError, StudyFilter
 
 SOCKET: Final = "control.sock"
 _MOST: Final = 1 << 20
@@ -26,6 +27,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     choice: Choice = Choice()
     reason: str = ""
     force: bool = False
+    which: StudyFilter = StudyFilter()
+    most: int = 0
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +39,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 HANDOVER: Final = "handover"
+STUDIES: Final = "studies"
 _HANDOVER: Final = msgspec.json.encode(Request(command=HANDOVER)) + b"\n"
 
 
@@ -50,6 +54,7 @@ class LocalServer:
         self,
         storage: Path,
         snapshot: Callable[[], Awaitable[object]],
+        studies: Callable[[StudyFilter, int], Awaitable[Sequence[StudyView]]],
         control: Control,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
         handover: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
@@ -57,6 +62,7 @@ class LocalServer:
         """``handover`` serves a connection that asked to hand over objects."""
         self._path = storage / SOCKET
         self._snapshot = snapshot
+        self._studies = studies
         self._control = control
         self._spawn = spawn
         self._handover = handover
@@ -95,6 +101,8 @@ class LocalServer:
             request = msgspec.json.decode(line, type=Request)
             if request.command == "status":
                 return Reply(result=await self._snapshot())
+            if request.command == STUDIES:
+                return Reply(result=await self._studies(request.which, request.most))
             if request.command == HANDOVER:
                 return Reply(result=True)
             if request.command in VERBS:

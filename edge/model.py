@@ -102,3 +102,17 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """Wall time, seconds since 1970."""
     clock_trusted: bool
     header: Header
+
+
+class Reference(msgspec.Struct, frozen=True, order=True):
+    """What a commitment names an instance by (PS3.4 J.3.2.1.1)."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An instance that is not committed to, and the reason (0008,1197)."""
+
+    reference: Reference
+    reason: int

@@ -23,7 +23,7 @@ class DeliveryState(StrEnum):
 _S = DeliveryState
 
 MOVES: Final[dict[DeliveryState, frozenset[DeliveryState]]] = {
-    # claimed by the dispatcher; held or cancelled by a person
+    # claimed by the dispatcher; held or cancelled by a person; cancelled where another rendering was accepted
     _S.QUEUED: frozenset({_S.SENDING, _S.HELD, _S.CANCELLED}),
     # settled by the transport's outcome, or given back at the next start
     _S.SENDING: frozenset({_S.QUEUED, _S.ACCEPTED, _S.VERIFIED, _S.HELD, _S.DECLINED}),

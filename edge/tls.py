@@ -1,7 +1,7 @@
 """TLS: contexts from the configuration's files, kept current, and what the certificates in them say.
 
 TLS 1.2 and 1.3 with forward secrecy and authenticated encryption only, no renegotiation, no compression, no resumption,
-as BCP 195 asks (RFC 9325; DICOM PS3.15 B.9 and B.10). What a file lacks is a `TlsError` whose text says what, why and
+as BCP 195 asks (RFC 9325; DICOM PS3.15 B.12). What a file lacks is a `TlsError` whose text says what, why and
 what to do; the content of a key is never repeated, and a key with a passphrase is refused, for nobody is there to type.
 """
 

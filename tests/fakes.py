@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from edge.evidence import Evidence
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
 from edge.model import Need
+from edge.mqtt import LostError
 from edge.spool import Free, Ledger, Reservation
+from edge.states import DeliveryState
 from edge.store import Parcel
 
 GONE = Unreachable("REFUSED_CONNECTION", "it is gone.")
@@ -84,7 +87,12 @@ def _read(parcel: Parcel) -> Outcome:
         return Refused("FILE_MISSING", "the stored file cannot be opened.")
     if size != parcel.offset + parcel.length:
         return Refused("FILE_DAMAGED", "the stored file cannot be read.")
-    return Accepted("0000")
+    return Accepted("0000", Evidence.STORE_SUCCESS)
+
+
+def evidence_of(state: DeliveryState) -> Evidence | None:
+    """What may have led to ``state``."""
+    return {DeliveryState.ACCEPTED: Evidence.STORE_SUCCESS, DeliveryState.VERIFIED: Evidence.COMMITTED}.get(state)
 
 
 def plenty() -> Reservation:
@@ -100,8 +108,11 @@ class FakeBrokerSession:
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes, int, bool]] = []
         self.codes: list[int] = []
+        self.lost = False
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
+        if self.lost:
+            raise LostError("it is gone")
         self.published.append((topic, payload, qos, retain))
         await asyncio.sleep(0)
         return self.codes.pop(0) if self.codes else 0

@@ -23,7 +23,7 @@ from tests.peers.raw import PeerClosedError, RawReceiver, RawSender
 from tests.peers.wire import VERIFICATION
 
 COMMANDS: Final = (
-    *("run", "check", "status", "queue", "trace"),
+    *("run", "check", "status", "queue", "trace", "studies"),
     *("retry", "hold", "release", "cancel", "pause", "resume", "import", "echo", "demo"),
 )
 ACTS: Final = ("retry", "hold", "release", "cancel")

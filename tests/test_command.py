@@ -5,8 +5,20 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pynetdicom.dimse_messages import C_ECHO_RQ, C_ECHO_RSP, C_STORE_RQ, C_STORE_RSP, DIMSEMessage
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE, DimsePrimitiveType
+from pynetdicom.dimse_messages import (
+    C_ECHO_RQ,
+    C_ECHO_RSP,
+    C_FIND_RQ,
+    C_FIND_RSP,
+    C_STORE_RQ,
+    C_STORE_RSP,
+    N_ACTION_RQ,
+    N_ACTION_RSP,
+    N_EVENT_REPORT_RQ,
+    N_EVENT_REPORT_RSP,
+    DIMSEMessage,
+)
+from pynetdicom.dimse_primitives import C_ECHO, C_FIND, C_STORE, N_ACTION, N_EVENT_REPORT, DimsePrimitiveType
 from pynetdicom.pdu import P_DATA_TF
 
 from edge.dicom.command import (
@@ -15,8 +27,11 @@ from edge.dicom.command import (
     Command,
     CommandField,
     InvalidCommand,
+    action_request,
     decode,
     echo_request,
+    event_report_request,
+    find_request,
     response,
     store_request,
 )
@@ -167,6 +182,88 @@ def test_a_response_to_a_request_without_uids_has_none() -> None:
     assert (answer.sop_class_uid, answer.sop_instance_uid) == ("", "")
 
 
+PUSH, WELL_KNOWN, STUDY_ROOT = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
+
+
+def action() -> N_ACTION:
+    made = N_ACTION()
+    made.MessageID, made.ActionTypeID = 7, 1
+    made.RequestedSOPClassUID, made.RequestedSOPInstanceUID = PUSH, WELL_KNOWN
+    made.ActionInformation = BytesIO(b"\x08\0\x16\0\0\0\0\0")
+    return made
+
+
+def event_report() -> N_EVENT_REPORT:
+    made = N_EVENT_REPORT()
+    made.MessageID, made.EventTypeID = 7, 2
+    made.AffectedSOPClassUID, made.AffectedSOPInstanceUID = PUSH, WELL_KNOWN
+    made.EventInformation = BytesIO(b"\x08\0\x16\0\0\0\0\0")
+    return made
+
+
+def find() -> C_FIND:
+    made = C_FIND()
+    made.MessageID, made.Priority, made.AffectedSOPClassUID = 7, 2, STUDY_ROOT
+    made.Identifier = BytesIO(b"\x08\0\x16\0\0\0\0\0")
+    return made
+
+
+OURS_AND_THEIRS: dict[str, tuple[bytes, DIMSEMessage, DimsePrimitiveType]] = {
+    "N-ACTION": (action_request(7, PUSH, WELL_KNOWN, 1), N_ACTION_RQ(), action()),
+    "N-EVENT-REPORT": (event_report_request(7, PUSH, WELL_KNOWN, 2), N_EVENT_REPORT_RQ(), event_report()),
+    "C-FIND": (find_request(7, STUDY_ROOT, priority=2), C_FIND_RQ(), find()),
+}
+
+
+@pytest.mark.parametrize("name", OURS_AND_THEIRS)
+def test_our_requests_are_byte_for_byte_pynetdicoms_but_for_what_says_that_a_dataset_follows(name: str) -> None:
+    ours, message, primitive = OURS_AND_THEIRS[name]
+    assert [part for part in split(ours) if part[0] != 0x0800] == [
+        part for part in split(theirs(message, primitive)) if part[0] != 0x0800
+    ]
+    assert decode(ours) == decode(theirs(message, primitive))
+    assert decode(ours).has_dataset
+
+
+def test_requests_of_notification_and_action_are_read_with_their_types() -> None:
+    asked, told = decode(action_request(7, PUSH, WELL_KNOWN, 1)), decode(event_report_request(9, PUSH, WELL_KNOWN, 2))
+    assert (asked.field, asked.action_type, asked.event_type) == (CommandField.N_ACTION_RQ, 1, None)
+    assert (told.field, told.action_type, told.event_type) == (CommandField.N_EVENT_REPORT_RQ, None, 2)
+    for command in (asked, told):
+        assert (command.sop_class_uid, command.sop_instance_uid) == (PUSH, WELL_KNOWN)
+
+
+@pytest.mark.parametrize("status", [0x0000, 0x0110, 0x0211])
+def test_pynetdicom_makes_our_responses_to_actions_and_reports_byte_for_byte(status: int) -> None:
+    acted: Any = N_ACTION()
+    acted.MessageIDBeingRespondedTo, acted.Status, acted.ActionTypeID = 7, status, 1
+    acted.AffectedSOPClassUID, acted.AffectedSOPInstanceUID = PUSH, WELL_KNOWN
+    assert response(decode(action_request(7, PUSH, WELL_KNOWN, 1)), status) == theirs(N_ACTION_RSP(), acted)
+    took: Any = N_EVENT_REPORT()
+    took.MessageIDBeingRespondedTo, took.Status, took.EventTypeID = 7, status, 2
+    took.AffectedSOPClassUID, took.AffectedSOPInstanceUID = PUSH, WELL_KNOWN
+    answer = response(decode(event_report_request(7, PUSH, WELL_KNOWN, 2)), status)
+    assert answer == theirs(N_EVENT_REPORT_RSP(), took)
+    assert decode(answer).event_type == 2
+
+
+@pytest.mark.parametrize("status", [0xFF00, 0xFF01, 0x0000, 0xA700])
+def test_pynetdicoms_find_response_is_read(status: int) -> None:
+    made: Any = C_FIND()
+    made.MessageIDBeingRespondedTo, made.Status, made.AffectedSOPClassUID = 7, status, STUDY_ROOT
+    if status >= 0xFF00:
+        made.Identifier = BytesIO(b"\x08\0\x16\0\0\0\0\0")
+    command = decode(theirs(C_FIND_RSP(), made))
+    assert (command.field, command.message_id, command.status) == (CommandField.C_FIND_RQ | RESPONSE, 7, status)
+    assert command.has_dataset is (status >= 0xFF00)
+
+
+def test_an_empty_type_is_none_and_one_of_another_length_is_refused() -> None:
+    assert decode(FIELD + element(0x1002, b"")).event_type is None
+    with pytest.raises(InvalidCommand, match="malformed"):
+        decode(FIELD + element(0x1008, b"\1"))
+
+
 # lenience
 
 
@@ -265,7 +362,9 @@ def commands() -> st.SearchStrategy[bytes]:
             spoilt[at % len(spoilt)] = value
         return bytes(spoilt[: keep % (len(spoilt) + 1)])
 
-    numbers = st.sampled_from([0, 2, 3, 0x100, 0x110, 0x120, 0x700, 0x800, 0x900, 0x902, 0x1000, 0x1001, 0x1030])
+    numbers = st.sampled_from(
+        [0, 2, 3, 0x100, 0x110, 0x120, 0x700, 0x800, 0x900, 0x902, 0x1000, 0x1001, 0x1002, 0x1008, 0x1030]
+    )
     elements = st.lists(st.builds(element, numbers, st.binary(max_size=6)), max_size=10).map(b"".join)
     changes = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4)
     return st.one_of(st.binary(max_size=200), elements, st.builds(spoil, changes, st.integers(0)))

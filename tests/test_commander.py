@@ -10,9 +10,10 @@ import pytest
 
 from edge.clock import iso
 from edge.messages import Topics
-from edge.mqtt import Message
+from edge.mqtt import LostError, Message
 from edge.signing import sign
-from edge.store import Store
+from edge.store import Store, StoreError
+from edge.telemetry import commander
 from edge.telemetry.commander import Commander
 from edge.telemetry.commands import ARGUMENTS, REASONS, CommandFailed, Result
 from tests.fakes import FakeBrokerSession, ManualClock
@@ -156,14 +157,52 @@ async def test_a_retained_one_is_rejected_and_an_empty_one_is_nothing(box: Box) 
     assert box.done == []
 
 
-async def test_a_replayed_one_is_rejected_also_by_another_run(box: Box) -> None:
+async def test_a_replayed_one_is_rejected_by_another_run(box: Box) -> None:
     command = box.signed(box.payload())
-    await box.give(command)
     await box.give(command)
     box.commander = box.another()
     await box.give(command)
     assert len(box.done) == 1
-    assert box.reports()[3:] == [("rejected", "REPLAYED")] * 2
+    assert box.reports()[3:] == [("rejected", "REPLAYED")]
+
+
+async def test_the_same_message_once_more_does_nothing_and_repeats_what_became_of_it(box: Box) -> None:
+    command = box.signed(box.payload())
+    await box.give(command)
+    await box.give(command)
+    assert len(box.done) == 1
+    assert box.reports() == [("accepted", ""), ("running", ""), ("succeeded", ""), ("succeeded", "")]
+    assert json.loads(box.session.on(TOPICS.command("c1"))[-1])["result"] == {"deliveries": 3}
+    assert (await box.events())[-1] == ("c1", "rejected", "REPLAYED"), "it is on the trail"
+
+
+async def test_another_command_under_an_id_that_was_taken_is_rejected(box: Box) -> None:
+    await box.give(box.signed(box.payload()))
+    await box.give(box.signed(box.payload(args={"destination": "archive"})))
+    assert len(box.done) == 1
+    assert box.reports()[-1] == ("rejected", "REPLAYED")
+
+
+async def test_a_duplicate_of_what_goes_on_says_nothing(box: Box) -> None:
+    goes_on = asyncio.Event()
+
+    async def act(_arguments: object, _issuer: str) -> Result:
+        await goes_on.wait()
+        return {}
+
+    box.commander._acts = {"retry": act}
+    message = Message(TOPICS.down_command("c1"), json.dumps(box.signed(box.payload())).encode(), 1, retain=False)
+    await box.commander.take(message)
+    await box.commander.take(message)
+    goes_on.set()
+    await box.commander.finish()
+    assert box.reports() == [("accepted", ""), ("running", ""), ("succeeded", "")]
+
+
+async def test_how_many_are_known_by_their_content_is_bounded(box: Box) -> None:
+    for number in range(2 * commander.MOST_KNOWN):
+        await box.give(box.signed(box.payload(f"c{number}")), topic=f"c{number}")
+    assert len(box.commander._taken) == commander.MOST_KNOWN
 
 
 async def test_without_a_clock_to_believe_nothing_is_taken(box: Box) -> None:
@@ -212,6 +251,71 @@ async def test_what_has_long_expired_is_forgotten_and_cleared_from_the_broker(bo
     await box.commander.attend(box.session)  # type: ignore[arg-type]
     assert box.session.published[-1] == (TOPICS.command("c1"), b"", 1, True)
     assert await box.store.command("c1") is None
+
+
+async def test_what_could_not_be_cleared_from_the_broker_is_not_forgotten(box: Box) -> None:
+    await box.give(box.signed(box.payload()))
+    box.clock.pass_time(3 * 86_400)
+    box.session.lost = True
+    with pytest.raises(LostError):
+        await box.commander.attend(box.session)  # type: ignore[arg-type]
+    assert await box.store.command("c1") is not None
+    box.session.lost = False
+    await box.commander.attend(box.session)  # type: ignore[arg-type]
+    assert box.session.published[-1] == (TOPICS.command("c1"), b"", 1, True)
+    assert await box.store.command("c1") is None
+
+
+async def test_a_connection_that_holds_for_days_clears_what_has_expired_too(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commander, "TIDY", 0.01)
+    await box.give(box.signed(box.payload()))
+    serving = asyncio.create_task(box.commander.serve(box.session))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    box.clock.pass_time(3 * 86_400)
+    async with asyncio.timeout(10):
+        while await box.store.command("c1") is not None:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.005)
+    assert box.session.published[-1] == (TOPICS.command("c1"), b"", 1, True)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_a_store_that_cannot_be_written_ends_no_connection_and_what_was_done_is_written_later(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commander, "RETRY", 0.01)
+
+    async def fails(*_: object, **__: object) -> None:
+        raise StoreError("The database can only be read at this moment.")
+
+    with monkeypatch.context() as broken:
+        for verb in ("finish_command", "forget_commands"):
+            broken.setattr(box.store, verb, fails)
+        await box.give(box.signed(box.payload()))
+        assert box.reports()[-1] == ("succeeded", "")
+        serving = asyncio.create_task(box.commander.serve(box.session))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        assert not serving.done()
+    async with asyncio.timeout(10):
+        while await box.store.unfinished_commands():  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.005)
+    assert (await box.events())[-1] == ("c1", "succeeded", "")
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_a_command_that_cannot_be_put_on_record_is_not_carried_out(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object, **__: object) -> bool:
+        raise StoreError("The database can only be read at this moment.")
+
+    monkeypatch.setattr(box.store, "begin_command", fails)
+    await box.give(box.signed(box.payload()))
+    assert box.done == []
+    assert box.reports() == [("rejected", "STORE")]
 
 
 def test_every_reason_that_can_be_told_is_described() -> None:

@@ -168,11 +168,8 @@ def test_the_contract_is_taken() -> None:
 def test_what_is_not_acted_on_is_said() -> None:
     assert parse(TAKEN).notices == (
         "device.language",
-        "modality.CT1.commitment",
-        "destination.pacs.verify",
         "destination.pacs.hours",
         "destination.pacs.rate_limit",
-        "[commitment]",
         "[dashboard]",
     )
     assert parse('[lights]\ndriver = "leds"').notices == ("lights.driver",)
@@ -415,6 +412,13 @@ def test_what_is_refused_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -
             (
                 "line 1: modality.a.commitment.host: missing; "
                 "the modality has no single address to which reports could go"
+            ),
+        ),
+        (
+            PACS + 'verify = "commitment-or-query"\ncalling_ae_title = "original"',
+            (
+                "line 6: destination.pacs.verify: its reports would go to the modality; "
+                'use "query", or a calling_ae_title of this box'
             ),
         ),
         # names that stand twice, and routes to nowhere

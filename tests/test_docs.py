@@ -12,6 +12,7 @@ from edge.cli.main import BAD_USAGE, FAILED, NOT_RUNNING, LazyGroup, main
 from edge.configfile import parse
 from edge.findings import CODES
 from edge.states import MOVES
+from edge.store import verdicts
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*-*/README.md")])
@@ -149,7 +150,8 @@ def test_every_reason_of_a_delivery_is_documented_and_no_other() -> None:
 
 
 def reasons() -> Iterator[str]:
-    """Every code that a transport may give: an outcome's first argument, or what is assigned to ``code``."""
+    """Every code of an outcome, be it an argument or assigned to ``code``; and those of verdicts."""
+    yield from (verdicts.TWIN_UNPROVEN, verdicts.NOT_FOUND, verdicts.UNQUERIABLE)
     for path in (ROOT / "edge" / "forward").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:

@@ -21,7 +21,7 @@ from edge.spool import Identity
 from edge.states import DeliveryState
 from edge.store import Choice, Dated, LoggedEvent, Mended, Parcel, Settlement, Store, StoreError, events, repair, schema
 from edge.store.connection import FILE, Connection, StoreFailedError, open_writer
-from tests.fakes import ManualClock
+from tests.fakes import ManualClock, evidence_of
 from tests.test_store import instance, leg
 
 S: Final = DeliveryState
@@ -116,6 +116,7 @@ def outcome(parcel: Parcel, state: DeliveryState, code: str, destination: str = 
         state=state,
         code=code,
         detail="It says: DOE^JANE is unknown here",
+        evidence=evidence_of(state),
     )
 
 
@@ -434,6 +435,45 @@ async def test_a_log_keeps_its_epoch_as_long_as_its_database_lives(box: Box) -> 
     assert box.burned() == 1
 
 
+async def test_a_database_that_was_set_back_behind_what_was_sent_has_a_new_epoch(box: Box) -> None:
+    await box.store.write_events([simple(n) for n in range(10)])
+    await box.close()
+    shutil.copytree(box.root / "db", box.root / "backup")
+    store = await box.open()
+    await store.write_events([simple(n) for n in range(5)])
+    await store.mark_events(15)
+    assert (await box.restart()).epoch == 1, "nothing is amiss"
+    await box.close()
+    shutil.rmtree(box.root / "db")
+    shutil.copytree(box.root / "backup", box.root / "db")
+    store = await box.open()
+    assert (store.epoch, await store.event_range()) == (2, (1, 10)), "11 to 15 are other events now"
+    assert (await box.restart()).epoch == 2
+    await box.store.mark_events(10)
+    await box.close()
+    shutil.rmtree(box.root / "db")
+    shutil.copytree(box.root / "backup", box.root / "db")
+    assert (await box.open()).epoch == 3, "also one from before the epoch that was sent last"
+
+
+async def test_what_was_sent_is_kept_beside_the_database_and_only_grows(box: Box) -> None:
+    mark = box.root / "identity" / "events"
+    await box.store.write_events([simple(n) for n in range(3)])
+    assert not mark.exists()
+    await box.store.mark_events(3)
+    assert mark.read_text() == "1 3\n"
+    await box.store.mark_events(2)
+    assert mark.read_text() == "1 3\n"
+    await (await box.restart()).mark_events(2)
+    assert mark.read_text() == "1 3\n", "what is sent again after a start does not set it back"
+
+
+@pytest.mark.parametrize("nonsense", [b"", b"1", b"one two", b"\xff\xff", b"-1 -1", b"1 " + b"9" * 5000])
+async def test_a_mark_that_is_nonsense_is_none(box: Box, nonsense: bytes) -> None:
+    (box.root / "identity" / "events").write_bytes(nonsense)
+    assert (await box.restart()).epoch == 1
+
+
 async def test_a_database_that_was_made_anew_has_a_new_epoch_and_keeps_what_people_said(box: Box) -> None:
     await box.store.write_events([simple(n) for n in range(10)])
     await box.store.pause("pacs", "monitor-1")
@@ -577,7 +617,7 @@ async def test_the_program_before_works_on_a_database_with_a_log(box: Box, monke
     await box.store.write_events([simple(1)])
     await box.store.record([(instance(1), [leg()])])
     with monkeypatch.context() as before:
-        before.setattr(schema, "VERSION", 3)
+        before.setattr(schema, "VERSION", schema.VERSION - 1)
         before.setattr(events, "write_dated", lambda *_: None)
         before.setattr(events, "begin", lambda *_: 0)
         store = await box.restart()

@@ -80,6 +80,13 @@ def twins() -> dict[str, list[str]]:
 
 
 TWINS: Final = twins()
+RENDERINGS: Final = [
+    name
+    for names in TWINS.values()
+    if len({FILES[name].transfer_syntax_uid for name in names}) == len(names)
+    for name in names[1:]
+]
+"""Files that are another rendering of one before: sent when a person insists, as that one is accepted."""
 PUT_OFF: Final = ("MR_small.dcm", "JPEG-lossy.dcm")
 """Files with twins which are told to come again later when they first come, so that a twin could overtake them."""
 
@@ -144,6 +151,11 @@ def passage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passage]:
                     statuses[name] = sender.store(file)
         finally:
             sent.set()
+        edge.wait_settled("pacs", {"accepted": len(DELIVERED) - len(RENDERINGS), "cancelled": len(RENDERINGS)})
+        passed_over = edge.json("queue", "--state", "cancelled")
+        assert {row["code"] for row in passed_over} == {"OTHER_RENDERING"}
+        for row in passed_over:
+            edge.command("retry", "--force", "--delivery", str(row["id"]))
         edge.wait_settled("pacs", {"accepted": len(DELIVERED)})
         yield Passage(statuses, receiver.accepted, edge.storage, list(receiver.problems))
 
@@ -154,6 +166,7 @@ def test_the_table_of_odd_ones_is_complete() -> None:
         file.transfer_syntax_uid for file in FILES.values()
     }
     assert set(PUT_OFF) <= set(TWINS)
+    assert len(RENDERINGS) == 4
     for second, first in SAME_BYTES.items():
         assert _same(FILES[first], FILES[second])
 

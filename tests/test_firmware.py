@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.rig
 FIRMWARE: Final = Path(__file__).parents[1] / "firmware-config"
 SHARE: Final = FIRMWARE / "samba" / "edge-export.conf"
 SCRIPT: Final = FIRMWARE / "udev" / "import-stick"
+CHECK: Final = FIRMWARE / "udev" / "is-medium"
 UNIT: Final = FIRMWARE / "systemd" / "edge-import@.service"
 PASSWORD: Final = "scan"
 
@@ -235,13 +237,125 @@ def test_the_import_runs_as_the_user_of_the_service_who_may_read_everything(tmp_
         assert done.stdout == "nobody\nwords"
 
 
+# what is no medium
+
+DISKS: Final = {
+    # a disk, its partitions, what lies on these, and where that is mounted
+    "sda": {"sda1": ("sda1", "/boot/firmware"), "sda2": ("sda2", "/"), "sda3": ("sda3", "")},
+    "sdb": {"sdb1": ("sdb1", "")},
+    "sdc": {"sdc1": ("crypt", "/var/lib/edge"), "sdc2": ("sdc2", "")},
+    "sdd": {"sdd1": ("sdd1", ""), "sdd2": ("sdd2", "{root}/sdd2")},
+    "sde": {"sde1": ("sde1", ""), "sde2": ("sde2", "[SWAP]")},
+    "sdf": {"sdf1": ("sdf1", ""), "sdf2": ("sdf2", "")},
+    "sdg": {"sdg1": ("sdg1", ""), "sdg2": ("sdg2", "")},
+    "sr0": {"sr0": ("sr0", "")},
+}
+FSTAB: Final = {"sdf2": "rw,nofail", "sr0": "user,noauto"}
+LSBLK: Final = """
+import sys
+disks, root = {disks}, {root!r}
+*_, output, device = sys.argv
+name = device.removeprefix("/dev/")
+if output == "PKNAME":
+    found = [disk for disk, parts in disks.items() if name in parts and name != disk]
+    found = ["/dev/" + one for one in found] or ["" for disk in disks if disk == name]
+else:
+    found = ["" if output == "MOUNTPOINTS" else device]
+    for part, (inner, place) in disks.get(name, {{}}).items():
+        found += ["/dev/" + part, "/dev/" + inner] if output == "NAME" else ["", place.format(root=root)]
+if not found:
+    sys.exit(1)
+print("\\n".join(found))
+"""
+
+
+def asked(folder: Path, device: str, cmdline: str = "") -> subprocess.CompletedProcess[str]:
+    """Ask whether a device of `DISKS` is a medium."""
+    tools = {
+        "lsblk": LSBLK.format(disks=DISKS, root=f"{folder}/media"),
+        "findmnt": f"import sys\nname = sys.argv[-1][5:]\nprint({FSTAB}.get(name, ''), end='')",
+        "findfs": "import sys\nprint('/dev/sdg2') if sys.argv[1] == 'PARTUUID=7-2' else sys.exit(1)",
+    }
+    for name, text in tools.items():
+        tool = folder / "tools" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f"#!{sys.executable}\n{text}\n")
+        tool.chmod(0o755)
+    (folder / "cmdline").write_text(f"console=tty1 {cmdline} rw\n")
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}/tools:{os.environ['PATH']}",
+        "EDGE_MEDIA_ROOT": f"{folder}/media",
+        "EDGE_CMDLINE": str(folder / "cmdline"),
+    }
+    return subprocess.run(
+        [str(CHECK), f"/dev/{device}"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("device", ["sdb1", "sdb", "sdd1", "sr0"])
+def test_a_medium_is_one_also_while_another_part_of_it_is_read(tmp_path: Path, device: str) -> None:
+    done = asked(tmp_path, device, "root=/dev/sda2")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("device", "cmdline", "why"),
+    [
+        ("sda3", "", "the box itself uses its disk, for /boot/firmware"),
+        ("sdc2", "", "the box itself uses its disk, for /var/lib/edge"),
+        ("sde1", "", "the box itself uses its disk, for [SWAP]"),
+        ("sdf1", "", "the box itself uses its disk, by /etc/fstab"),
+        ("sdg1", "root=PARTUUID=7-2", "the box itself started from its disk"),
+        ("sdg1", "root=/dev/sdg2", "the box itself started from its disk"),
+        ("sdx1", "", "it cannot be told what disk it is on"),
+    ],
+)
+def test_no_part_of_a_disk_that_the_box_uses_is_a_medium(tmp_path: Path, device: str, cmdline: str, why: str) -> None:
+    done = asked(tmp_path, device, cmdline)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"edge: /dev/{device} is not imported: {why}. If it is meant, mount it and run edge import.\n"
+    )
+
+
+def test_a_real_device_is_a_medium_until_the_box_uses_it(tmp_path: Path) -> None:
+    (tmp_path / "content").mkdir()
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    with Stick(tmp_path, "ext2") as stick:
+
+        def ask() -> int:
+            return subprocess.run([str(CHECK), stick.device], timeout=60, check=False).returncode
+
+        assert ask() == 0
+        command("mount", "-o", "ro", stick.device, str(mounted))
+        try:
+            assert ask() == 1
+        finally:
+            command("umount", str(mounted))
+        assert ask() == 0
+
+
+def test_the_unit_asks_before_it_imports() -> None:
+    lines = UNIT.read_text().splitlines()
+    asks, imports = (lines.index(f"{key}=/usr/lib/edge/{script} /dev/%I") for key, script in (
+        ("ExecCondition", "is-medium"), ("ExecStart", "import-stick")
+    ))  # fmt: skip
+    assert asks < imports
+
+
 # the units
 
 
 def test_systemd_takes_the_unit_and_finds_little_exposed(tmp_path: Path) -> None:
     tool = require("systemd-analyze")
     unit = tmp_path / "edge-import@.service"
-    unit.write_text(UNIT.read_text().replace("/usr/lib/edge/import-stick", str(SCRIPT)))
+    text = UNIT.read_text()
+    for script in (SCRIPT, CHECK):
+        text = text.replace(f"/usr/lib/edge/{script.name}", str(script))
+    assert "/usr/lib" not in text
+    unit.write_text(text)
     done = subprocess.run([tool, "verify", str(unit)], capture_output=True, text=True, check=False)
     assert [line for line in done.stderr.splitlines() if "edge-import" in line and "dev-" not in line] == []
     done = subprocess.run([tool, "security", "--offline=yes", str(unit)], capture_output=True, text=True, check=False)
@@ -270,7 +384,7 @@ def test_the_rule_means_media_and_never_a_disk_of_the_box() -> None:
     assert len(starts) == 2
     for line in starts:
         assert 'ENV{SYSTEMD_WANTS}+="edge-import@%k.service"' in line
-        assert 'ENV{ID_BUS}=="usb"' in line or 'KERNEL=="sr*"' in line
+        assert 'ENV{ID_BUS}=="usb", ATTRS{removable}=="1"' in line or 'KERNEL=="sr*"' in line
     assert 'ENV{ID_FS_USAGE}!="filesystem", GOTO="edge_media_end"' in lines
     assert lines[-1] == 'LABEL="edge_media_end"'
 

@@ -40,7 +40,8 @@ from edge.intake import seal as seals
 from edge.local import LocalServer, Reply
 from edge.model import Source
 from edge.routing import Leg
-from edge.store import Choice
+from edge.safety import StudyView
+from edge.store import Choice, StudyFilter
 from edge.supervise import Supervisor
 
 CORPUS: Final = Path(__file__).parent / "corpus"
@@ -130,6 +131,11 @@ def fuzz_local(data: bytes) -> None:
     async def nothing() -> object:
         return None
 
+    async def no_studies(which: StudyFilter, most: int) -> list[StudyView]:
+        assert isinstance(which, StudyFilter)
+        assert isinstance(most, int)
+        return []
+
     async def never(*_: object) -> None:
         raise AssertionError("nothing was handed over")
 
@@ -144,7 +150,7 @@ def fuzz_local(data: bytes) -> None:
             assert isinstance(choice, Choice)
             return int(force)
 
-    server = LocalServer(Path(), nothing, Refusing(), lambda *_: None, never)
+    server = LocalServer(Path(), nothing, no_studies, Refusing(), lambda *_: None, never)
     try:
         (reply,) = run_to_end(server._answer(data))
     except ValueError:  # whoever sends no text gets no answer
@@ -388,8 +394,13 @@ class Anyone:
     def offers(self, abstract_syntax: str) -> bool:
         return abstract_syntax == CT
 
-    def knows(self, transfer_syntax: str) -> bool:
+    def knows(self, transfer_syntax: str, abstract_syntax: str) -> bool:
+        del abstract_syntax
         return transfer_syntax in {IMPLICIT, EXPLICIT}
+
+    def privileged(self, request: AssociateRequest, address: str) -> bool:
+        del request, address
+        return False
 
     def report(self, peer: Peer, text: str) -> None:
         del peer

@@ -7,7 +7,7 @@ import pytest
 from edge.messages import Component, Topics, encode
 from edge.snapshot import FindingStatus, WatchStatus
 from edge.telemetry.discovery import document
-from edge.telemetry.health import alerts, health, same
+from edge.telemetry.health import alerts, blind, health, same
 from edge.telemetry.metrics import dictionary, values
 from tests.snapshots import NOW, destination, finding, snapshot
 
@@ -118,3 +118,46 @@ def test_home_assistant_gets_a_sensor_for_each_metric() -> None:
     assert len({one["unique_id"] for one in components.values()}) == len(components)
     assert components["queue_bytes"]["device_class"] == "data_size"
     assert "destination.pacs.queued" in components["destination_pacs_queued"]["value_template"]
+
+
+def test_what_a_finding_is_about_is_told_with_the_findings_time() -> None:
+    long_ago = "2026-11-20T06:00:00.000Z"
+    shown = snapshot(
+        destinations=[destination("pacs", problem="REFUSED_CONNECTION")],
+        findings=[
+            finding("DESTINATION_DOWN", "destination.pacs", since=long_ago),
+            finding("WATCH_MISSING", "watch.us", since=long_ago),
+            finding("WATCH_MISSING", "watch.ct"),
+        ],
+    )
+    told = health(shown, {})
+    assert told.components["destination.pacs"].since == long_ago
+    assert told.components["watch"].since == long_ago
+    assert told.components["receive"].since == NOW
+
+
+def test_a_box_that_cannot_read_its_database_says_that_and_what_it_still_knows() -> None:
+    before = health(snapshot(destinations=["pacs"]), {})
+    told = blind([finding("INTAKE_CLOSED", "store", "error")], before.components, NOW)
+    assert words(told.components) == {
+        "clock": ("unknown", "STORE"),
+        "destination.pacs": ("unknown", "STORE"),
+        "queue": ("unknown", "STORE"),
+        "receive": ("down", "INTAKE_CLOSED"),
+        "storage": ("fault", "STORE"),
+    }
+    assert (told.light, told.overall) == ("R2", "fault")
+    assert blind([], {}, NOW).light == "R1"
+
+
+def test_power_is_a_part_where_it_can_be_seen() -> None:
+    assert "power" not in health(snapshot(), {}).components
+    assert words(health(snapshot(), {}, power=True).components)["power"] == ("ok", "")
+    low = health(snapshot(), {}, power=False)
+    assert words(low.components)["power"] == ("attention", "UNDER_VOLTAGE")
+    assert low.overall == "attention"
+
+
+def test_home_assistant_shows_a_destination_by_its_own_name() -> None:
+    told = json.loads(document("n1", "CT room", "", "0.1.0", Topics("n1"), dictionary(["PACS-Süd"])))
+    assert told["components"]["destination_PACS-Süd_queued"]["name"] == "Destination PACS-Süd queued"

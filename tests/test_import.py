@@ -1,25 +1,32 @@
 """`edge import` as a person runs it: with and without the appliance, again and again, on good and on odd media."""
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from pydicom.data import get_testdata_file
 
+from edge.cli import importing as cli
 from edge.dicom.dicomdir import DirectoryError, referenced
 from edge.dicom.whole import Whole
-from edge.intake import importing
+from edge.intake import places, tree
+from edge.intake.fate import Fate
 from edge.intake.handover import Progress
 from edge.intake.importing import Import
-from edge.intake.taker import Fate, TooLargeNowError
+from edge.intake.receiver import TooLargeNowError
+from edge.intake.tally import Tally
 from edge.intake.tree import Readable
 from edge.model import Origin, Source
 from tests.appliance import COMMAND, Edge, dimse
@@ -154,9 +161,10 @@ def test_an_appliance_that_is_killed_ends_the_import_with_the_next_step(
         )
         wait_for(lambda: bool(edge.parts()), 20, "it has begun")
         edge.kill()
-        _, said = child.communicate(timeout=30)
+        shown, said = child.communicate(timeout=30)
         assert child.returncode == 1
         assert said.endswith("Run it again: it goes on where it stopped.\n")
+        assert shown.splitlines()[:2] == ["taken          0", "already there  0"]
         edge.start()
         assert run(edge, tmp_path / "large") == summary(taken=1)
         pacs.wait(1, 60)
@@ -294,9 +302,9 @@ def test_what_a_directory_names_and_no_file_can_be_called_is_missing(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "DICOMDIR").write_bytes(b"DICM")
-    monkeypatch.setattr(importing, "referenced", lambda _: [PurePath(name)])
+    monkeypatch.setattr(places, "referenced", lambda _: [PurePath(name)])
     checked = importing_by(tmp_path, [])
-    checked._check_directory(tmp_path)
+    checked._compare(tmp_path)
     assert [(one.path, one.why.partition(", but ")[0]) for one in checked.tally.refused] == [
         (str(tmp_path / name), "the DICOMDIR names it")
     ]
@@ -311,8 +319,107 @@ def test_a_directory_is_read_only_where_it_is_a_file(tmp_path: Path) -> None:
             referenced(path)
 
 
+BREAKS = """
+import errno, itertools, os, runpy, sys
+from edge.intake import tree
+walk = tree.walk
+def broken(root, *more):
+    if root.name == "stick":
+        yield from itertools.islice(walk(root, *more), 3)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(root))
+    yield from walk(root, *more)
+tree.walk = broken
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""As where a medium is pulled out: its root folder gives a few names, and then an error."""
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_medium_that_fails_in_the_middle_is_summed_up_with_what_to_do_next(
+    tmp_path: Path, edge: Edge, *, running: bool
+) -> None:
+    objects = mr(7)
+    stick, other = write(tmp_path / "stick", objects[:5]), write(tmp_path / "other", objects[5:])
+
+    def broken(*more: str) -> subprocess.CompletedProcess[str]:
+        words = [COMMAND, "import", str(stick), str(other), "--config", str(edge.config), *more]
+        return subprocess.run(
+            [sys.executable, "-c", BREAKS, *words], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    with edge if running else contextlib.nullcontext():
+        done = broken()
+        assert done.returncode == 1
+        lines = done.stdout.splitlines()
+        assert lines[:5] == [
+            "taken          5",
+            "already there  0",
+            "not DICOM      0",
+            "refused        1",
+            f"  {stick}: it could not be read to its end: Input/output error",
+        ]
+        assert done.stderr.splitlines()[-1] == (
+            "edge: Not everything could be read. Put it back in, or mend what is wrong with it, and run the same "
+            "command again: nothing is taken twice."
+        )
+        told = json.loads((done := broken("--json", "--again")).stdout)
+        assert told["reasons"] == [{"path": str(stick), "why": "it could not be read to its end: Input/output error"}]
+        assert "again, but without --again: nothing is taken twice." in done.stderr
+        if running:
+            assert "IMPORT_INCOMPLETE" in [one["code"] for one in edge.json("status")["findings"]]
+        assert run(edge, stick, other) == summary(taken=2, already=5)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENODEV])
+async def test_what_came_before_an_error_is_taken_and_the_error_is_not_lost_among_others(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = write(tmp_path / "media", mr(5))
+    walk = tree.walk
+
+    def broken(root: Path) -> Iterator[tree.Entry]:
+        for number, entry in enumerate(walk(root)):
+            if number == 3:
+                raise OSError(code, os.strerror(code))
+            yield entry
+
+    monkeypatch.setattr(tree, "walk", broken)
+    monkeypatch.setattr("edge.intake.tally.MOST_REASONS", 0)
+    running = importing_by(media, [Disk(mr(1)[0], fits=True)])
+    await running.run()
+    assert running.tally.objects[Fate.TAKEN] == 3
+    assert [one.why for one in running.tally.broken] == [f"it could not be read to its end: {os.strerror(code)}"]
+
+
+async def test_a_medium_that_went_after_its_last_name_was_read_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = write(tmp_path / "media", mr(2))
+
+    def gone(_: Path) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "iterdir", gone)
+    running = importing_by(media, [Disk(mr(1)[0], fits=True)])
+    await running.run()
+    assert (running.tally.objects[Fate.TAKEN], running.tally.failures()) == (2, 1)
+    assert [one.path for one in running.tally.broken] == [str(media)]
+
+
+def test_a_path_that_leads_in_a_circle_is_told_and_the_others_are_taken(tmp_path: Path, edge: Edge) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    media = write(tmp_path / "media", mr(1))
+    with edge:
+        told = run(edge, tmp_path / "circle", media, code=1)
+    assert told["taken"] == 1
+    assert [one["path"] for one in told["reasons"]] == [str(tmp_path / "circle")]
+
+
 class Disk:
     """A receiver with room for what `fits` says, once the rest was taken; it keeps the order."""
+
+    most: int | None = None
 
     def __init__(self, large: DicomObject, *, fits: bool) -> None:
         self.sent = 0
@@ -344,7 +451,17 @@ class Disk:
 def importing_by(media: Path, receivers: list[Any]) -> Import:
     teller: Any = Disk(mr(1)[0], fits=True)
     source = Source(door="import", address="media")
-    return Import([media], receivers, teller, asyncio.to_thread, source, media=False, folder=media, room=lambda _: True)
+    return Import(
+        [media],
+        receivers,
+        teller,
+        asyncio.to_thread,
+        source,
+        media=False,
+        folder=media,
+        room=lambda _: True,
+        tally=Tally(),
+    )
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -358,7 +475,9 @@ async def test_what_there_is_no_room_for_is_tried_again_at_the_end(tmp_path: Pat
     for number, one in enumerate(small[1:]):
         one.write(media / f"IM{number}")
     disk = Disk(large, fits=fits)
-    tally = await importing_by(media, [disk]).run()
+    running = importing_by(media, [disk])
+    await running.run()
+    tally = running.tally
     assert disk.asked[-2] == large.sop_instance_uid
     assert (tally.files_done, tally.objects[Fate.TAKEN], tally.objects[Fate.ALREADY]) == (3, 3 + fits, 0)
     assert tally.failures() == (0 if fits else 1)
@@ -400,6 +519,27 @@ def test_a_path_that_is_not_there_and_a_storage_in_use(tmp_path: Path, edge: Edg
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "is not there: check the name, or whether the medium is mounted." in missing.stderr
     assert edge.command("import", check=False).returncode == 2
+
+
+async def test_progress_is_told_with_rate_and_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_LINE_EVERY", 0.02)
+    running = importing_by(tmp_path, [])
+    tally = running.tally
+    tally.files, tally.files_done, tally.bytes, tally.bytes_done = 10, 3, 400 << 20, 100 << 20
+    tally.waits = "the disk is full"
+    showing = asyncio.create_task(cli._show(running))
+    said = ""
+    async with asyncio.timeout(10):
+        while not said:
+            await asyncio.sleep(0.01)
+            said = capsys.readouterr().err
+    showing.cancel()
+    await asyncio.wait((showing,))
+    found = re.match(r"3 of 10 files, ([0-9.]+) MB/s, ([0-9]+) s left, waiting: the disk is full\n", said)
+    assert found is not None, said
+    assert float(found[1]) > 100
 
 
 def test_the_light_shows_a_medium_until_it_is_safe_to_remove(tmp_path: Path, edge: Edge, pacs: RawReceiver) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
@@ -30,10 +31,11 @@ from edge.intake.admission import Admission
 from edge.intake.door import Door, Incoming, MismatchError, NoRoomError, RefusedError
 from edge.intake.guard import DiskGuard
 from edge.intake.index import Index
+from edge.intake.oddity import odd_uids
 from edge.intake.policy import ReceivePolicy
 from edge.intake.recovery import Recovery
 from edge.intake.scp import StoreService
-from edge.model import Instance, Kind, Source
+from edge.model import Header, Instance, Kind, Source
 from edge.routing import Leg, Routing
 from edge.spool import Free, Identity, Ledger, Spool, Syncer
 from edge.spool.part import CHUNK
@@ -406,6 +408,21 @@ async def test_a_part_that_cannot_be_made_is_refused_and_the_association_goes_on
     assert "No such file or directory" in here.finding("STORAGE_ERROR")
 
 
+async def test_what_is_no_storage_is_not_stored_whatever_the_context(here: Box, port: int) -> None:
+    here.start_index()
+    (image,) = tiny(1)
+    worklist = replace(image, sop_class_uid="1.2.840.10008.5.1.4.31")
+
+    def attempt() -> list[int]:
+        with RawSender(port) as modality:
+            modality.associate(
+                [(image.sop_class_uid, (image.transfer_syntax_uid,)), (wire.VERIFICATION, ("1.2.840.10008.1.2",))]
+            )
+            return [modality.store(image, context=3), modality.store(worklist, context=1), modality.store(image)]
+
+    assert await asyncio.to_thread(attempt) == [status.SOP_CLASS_NOT_SUPPORTED] * 2 + [0]
+
+
 async def test_a_disk_that_is_too_slow_gets_an_answer_in_time_and_leaves_nothing(
     here: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,6 +498,54 @@ async def test_a_dataset_that_cannot_be_read_is_kept_as_it_came_with_a_finding(
     assert parcel.sop_instance_uid == one.sop_instance_uid
     sent = dataset + b"\0" * (len(dataset) % 2)
     assert parcel.path.read_bytes()[parcel.offset :] == sent
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "said"),
+    [
+        (b"\x20\x00\x0d\x00UI", None, "Study Instance UID (0020,000D) is absent."),
+        (b"\x20\x00\x0e\x00UI", None, "Series Instance UID (0020,000E) is absent."),
+        (b"\x20\x00\x0d\x00UI", b"1.2.007", "Study Instance UID (0020,000D) has a component that begins with 0."),
+        (b"\x20\x00\x0e\x00UI", b"1.2.x", "Series Instance UID (0020,000E) is no UID of at most 64 digits and dots."),
+    ],
+)
+async def test_odd_uids_are_stored_as_they_came_and_said_once(
+    here: Box, tag: bytes, value: bytes | None, said: str
+) -> None:
+    for one in tiny(3):
+        head, _, rest = one.dataset.partition(tag)
+        length = int.from_bytes(rest[:2], "little")
+        given = b"" if value is None else (value + b".1" * length)[:length]
+        element = b"" if value is None else tag + rest[:2] + given
+        odd = replace(one, dataset=head + element + rest[2 + length :])
+        stored = await here.receive(odd)
+        assert here.spool.part_path(stored.id).read_bytes()[stored.offset :] == odd.dataset
+    assert here.codes() == ["NONCONFORMING_UID"]
+    assert here.finding("NONCONFORMING_UID").endswith(said)
+    assert here.journal.open()[0].count == 3
+    await here.indexed()
+    assert len(await here.queued()) == 3
+
+
+@pytest.mark.parametrize(
+    ("uid", "said"),
+    [
+        ("1.2.3", ""),
+        ("1.0.3", ""),
+        ("1.02.3", "has a component that begins with 0"),
+        ("01.2", "has a component that begins with 0"),
+        ("1.2." + "3" * 61, "is no UID of at most 64 digits and dots"),
+        ("../etc", "is no UID of at most 64 digits and dots"),
+        ("1..2", "is no UID of at most 64 digits and dots"),
+    ],
+)
+def test_what_is_wrong_with_a_uid_is_said_without_a_word_of_the_peers(uid: str, said: str) -> None:
+    header = Header(study_uid="1.2", series_uid="1.3")
+    assert odd_uids(header, uid) == (f"SOP Instance UID (0008,0018) {said}" if said else "")
+
+
+def test_nothing_is_absent_from_a_header_that_could_not_be_read() -> None:
+    assert odd_uids(Header(problem="The dataset is empty."), "1.2") == ""
 
 
 async def test_a_sender_that_goes_away_in_the_middle_leaves_nothing(here: Box, port: int) -> None:
@@ -951,6 +1016,35 @@ async def test_a_file_under_another_ones_number_does_not_stop_the_index(tmp_path
         assert len(await after.rows()) == 2
         assert after.codes() == ["QUARANTINED"]
         assert after.board.intake_open
+
+
+async def test_where_the_database_was_made_anew_files_are_indexed_in_order_of_arrival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with box(tmp_path) as before:
+        ids = [(await before.receive(one)).id for one in tiny(5)]
+        await before.indexed()
+    shutil.rmtree(tmp_path / "db")
+    monkeypatch.setattr(Spool, "published", lambda _: iter(reversed(ids)))
+    async with box(tmp_path) as here:
+        first = here.identity.first_id
+        recovery = Recovery(
+            here.spool, here.syncer, here.store, here.index, Routing(TO_PACS), here.journal, first, everything=True
+        )
+        await recovery.run()
+        await here.indexed()
+        assert [number for number, event, _ in await here.trail() if event == "received"] == ids
+
+
+def test_files_that_could_be_listed_are_indexed_before_the_error_is_told() -> None:
+    def published() -> Iterator[int]:
+        yield from (3, 1, 2)
+        raise error(errno.EIO)
+
+    files = recovering._in_order(published())
+    assert [next(files) for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(OSError, match="Input/output"):
+        next(files)
 
 
 async def test_nothing_to_recover_is_nothing_done(here: Box) -> None:

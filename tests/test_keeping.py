@@ -9,10 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge.app import Appliance
 from edge.board import Board
 from edge.clock import SystemClock, kernel_synchronised
+from edge.config import Config, Storage
 from edge.findings import Journal
-from edge.intake.admission import Admission
+from edge.intake.admission import Admission, margin, reserve
 from edge.intake.guard import DiskGuard
 from edge.intake.soundness import Soundness
 from edge.keeping.audit import Audit
@@ -21,11 +23,12 @@ from edge.keeping.timekeeper import Timekeeper, latest
 from edge.model import Kind
 from edge.spool import Ballast, FolderError, Free, Ledger, Spool, Syncer, doubts
 from edge.spool import ballast as ballasting
+from edge.spool.ballast import LENGTH
 from edge.states import DeliveryState
 from edge.store import Choice, Settlement, Store, Stored
 from edge.store.connection import FILE
 from tests.appliance import Edge, dimse
-from tests.fakes import ManualClock
+from tests.fakes import ManualClock, evidence_of
 from tests.peers.objects import DicomObject, mr
 from tests.peers.ports import wait_for
 from tests.peers.raw import RawReceiver, RawSender
@@ -70,7 +73,16 @@ class Box:
 
     async def settle(self, delivery: int, number: int, destination: str, state: DeliveryState) -> None:
         await self.store.settle(
-            [Settlement(delivery=delivery, instance=number, destination=destination, state=state, code="0000")]
+            [
+                Settlement(
+                    delivery=delivery,
+                    instance=number,
+                    destination=destination,
+                    state=state,
+                    code="0000",
+                    evidence=evidence_of(state),
+                )
+            ]
         )
 
     def there(self) -> set[int]:
@@ -215,6 +227,30 @@ async def test_a_tombstone_whose_file_could_not_be_unlinked_is_no_longer_sent_or
         await box.pass_time(4 * DAY)
     assert (await box.store.states([1]))[1] == "expired"
     assert box.there() == {1}, "the next start deletes it"
+
+
+@pytest.mark.parametrize("configured", [0, 1 << 20, LENGTH - 1])
+def test_what_the_ballast_gives_back_is_no_room_for_objects(configured: int) -> None:
+    """A disk of 32 MiB, full to the last byte, whose ballast went overboard."""
+    total = 32 << 20
+    ledger = Ledger(lambda: Free(LENGTH, 1 << 20), reserve(configured, total), margin(total))
+    assert ledger.full()
+    assert not ledger.ample()
+    assert ledger.begin() is None
+
+
+def test_the_reserve_is_what_was_asked_for_where_that_is_enough() -> None:
+    assert reserve(5 << 20, 1 << 40) == 5 << 20
+    assert reserve(None, 1 << 40) == 2 << 30
+    assert reserve(None, 1 << 30) == (1 << 30) // 10
+    assert reserve(None, 32 << 20) == LENGTH
+
+
+def test_the_appliance_keeps_that_much(tmp_path: Path) -> None:
+    appliance = Appliance(Config(storage=Storage(path=tmp_path, reserve=0)))
+    appliance._spool.open()
+    assert appliance._ledger().reserve == LENGTH
+    appliance._spool.close()
 
 
 async def test_the_ballast_is_there_while_there_is_room_and_goes_overboard_once(box: Box) -> None:

@@ -33,6 +33,7 @@ from edge.board import Board
 from edge.config import Config, DimseDestination
 from edge.control import Control
 from edge.dicom import part10
+from edge.evidence import Evidence
 from edge.findings import Journal
 from edge.forward.dispatcher import Lane
 from edge.forward.gate import Gate
@@ -179,7 +180,7 @@ class Destination:
         ledger.given[self.name].append(content)
         if what == "accept":
             ledger.unsettled.add((leg, content))
-            return Accepted("0000")
+            return Accepted("0000", Evidence.STORE_SUCCESS)
         ledger.allowed[self.name, content] += 1
         return OUTCOMES[what]
 

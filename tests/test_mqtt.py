@@ -341,7 +341,7 @@ class TestAbsence:
 
 
 class TestHandMade:
-    @pytest.mark.parametrize("answer", [b"\x20\x03\x00\x84\x00", b"\x20\x02\x00\x01", b""])
+    @pytest.mark.parametrize("answer", [b"\x20\x03\x00\x84\x00", b"\x20\x02\x00\x01"])
     async def test_a_broker_that_refuses_version_5_is_spoken_to_in_311_from_then_on(self, answer: bytes) -> None:
         def old(line: socket.socket) -> None:
             if version(line) == 5:
@@ -358,6 +358,25 @@ class TestHandMade:
                 assert again is not session
                 assert fake.versions[:3] == [5, 4, 4]
                 assert box.prepared == len(fake.versions)
+
+    async def test_one_that_only_hung_up_on_version_5_is_asked_for_it_again_on_the_next_connection(self) -> None:
+        """It may have been starting, or a balancer without a broker behind it; 3.1.1 knows no reasons."""
+
+        def starting(line: socket.socket) -> None:
+            if version(line) == 5 and len(fake.versions) > 2:
+                line.sendall(CONNACK_5)
+                packet(line)
+            elif len(fake.versions) == 2:
+                line.sendall(CONNACK_3)
+                packet(line)
+
+        with Fake(starting) as fake:
+            async with running(Box(to(fake.port))) as box:
+                session = await box.session()
+                assert await session.publish("up/x", b"", 0, retain=False) == 0
+                await box.session()
+                await until(lambda: len(fake.versions) >= 3, "another connection")
+        assert fake.versions[:3] == [5, 4, 5]
 
     async def test_a_broker_that_once_took_version_5_is_not_doubted(self) -> None:
         def fickle(line: socket.socket) -> None:

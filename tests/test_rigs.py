@@ -96,6 +96,26 @@ def test_work_that_does_not_end_even_without_a_kill_is_a_failure(
 
 
 @pytest.mark.rig
+@pytest.mark.usefixtures("strace")
+def test_a_call_that_was_never_hit_is_a_failure_and_named(
+    tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never: list[Point] = []
+
+    def strike(_: kill._Sweep, number: int, point: Point) -> kill._Outcome:
+        hit = number > 0
+        never.extend([point] * (not hit))
+        return kill._Outcome(point, hit=hit)
+
+    monkeypatch.setattr(kill._Sweep, "strike", strike)
+    result = kill.sweep(SCENARIOS["receive"], tmp_path, dice, most=None, jobs=1)
+    (problem,) = result.problems
+    assert problem.startswith(f"1 of {result.swept} calls did not come in 5 runs each")
+    assert problem.endswith(str(never[0]))
+    assert result.kills == result.swept - 1
+
+
+@pytest.mark.rig
 @pytest.mark.usefixtures("loops", "strace")
 @pytest.mark.parametrize("case", ["full", "taken", "fsync", "read-only", "errors"])
 def test_a_bad_disk_is_refused_and_told_and_loses_nothing(tmp_path: Path, case: str, dice: random.Random) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.states import FINAL, MOVES, WAITING, DeliveryState, is_settled, may_move, sources
-from edge.store import people, record, schema
+from edge.store import people, schema, turns
 
 ARCHITECTURE = Path(__file__).parents[1] / "ARCHITECTURE.md"
 EVERY = set(DeliveryState)
@@ -40,7 +40,7 @@ def test_the_triggers_count_as_owed_what_the_table_calls_waiting(made: dict[str,
 
 
 def test_a_predecessor_is_what_still_waits_and_is_not_held() -> None:
-    (listed,) = re.findall(r"state IN \(([^)]*)\)", record._PREDECESSOR)
+    (listed,) = re.findall(r"state IN \(([^)]*)\)", turns._AHEAD)
     assert states_in(listed) == WAITING - {DeliveryState.HELD}
 
 

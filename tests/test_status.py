@@ -25,7 +25,7 @@ from edge.status.collect import Collector, stopped
 from edge.status.lights import _TABLE, Facts, light
 from edge.status.observer import Observer
 from edge.store import Choice, Reading, Settlement, Store, Tally
-from tests.fakes import ManualClock
+from tests.fakes import ManualClock, evidence_of
 
 WARNINGS = {0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)}
 
@@ -205,7 +205,13 @@ class Box:
         await self.store.settle(
             [
                 Settlement(
-                    delivery=p.delivery, instance=p.instance, destination="pacs", state=state, code="X", detail=detail
+                    delivery=p.delivery,
+                    instance=p.instance,
+                    destination="pacs",
+                    state=state,
+                    code="X",
+                    detail=detail,
+                    evidence=evidence_of(state),
                 )
                 for p in parcels
             ]
@@ -503,4 +509,40 @@ async def test_what_waits_for_a_removed_destination_is_a_finding(box: Box) -> No
     assert found.text.startswith("2 objects still wait for old")
     await box.store.decide("cancel", Choice(), who="test", reason="test")
     await observer.observe()
+    assert box.journal.open() == ()
+
+
+async def test_a_lost_object_is_a_finding_until_it_came_again_or_was_given_up(box: Box) -> None:
+    observer = Observer(TO_PACS, box.store.reading, box.journal, lambda: None)
+
+    async def codes() -> list[str]:
+        await observer.observe()
+        return [one.code for one in box.journal.open()]
+
+    async def lose(number: int) -> None:
+        await box.store.lose([number])
+        box.journal.note("LOST", "storage", f"object {number}")
+
+    await box.arrive(range(1, 4), "pacs")
+    for number in (1, 2):
+        await lose(number)
+    assert await codes() == ["LOST"]
+    again = msgspec.structs.replace(box.instance(1), id=9)
+    await box.store.record([(again, [Leg("pacs", 1, needs_proof=False)])])
+    assert await codes() == ["LOST"]
+    await box.store.decide("cancel", Choice(uid="1.2.2"), who="test", reason="test")
+    assert await codes() == []
+    assert await box.store.stored_after(0, 9) == [3, 9]
+
+
+async def test_a_lost_object_that_every_destination_has_is_a_finding_until_the_next_start(box: Box) -> None:
+    await box.arrive(range(1, 2), "pacs")
+    await box.settle(1, DeliveryState.ACCEPTED)
+    observer = Observer(TO_PACS, box.store.reading, box.journal, lambda: None)
+    await observer.observe()
+    await box.store.lose([1])
+    box.journal.note("LOST", "storage", "object 1")
+    await observer.observe()
+    assert [one.code for one in box.journal.open()] == ["LOST"]
+    await Observer(TO_PACS, box.store.reading, box.journal, lambda: None).observe()
     assert box.journal.open() == ()

@@ -40,7 +40,7 @@ from edge.store import (
 from edge.store import committer as committing
 from edge.store.committer import Committer, Work
 from edge.store.connection import FILE, Connection, StoreFailedError, open_reader, open_writer
-from tests.fakes import ManualClock
+from tests.fakes import ManualClock, evidence_of
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
@@ -71,7 +71,13 @@ def leg(destination: str = "pacs", priority: int = ROUTINE, *, proof: bool = Fal
 
 def settled(parcel: Parcel, state: DeliveryState, **more: Any) -> Settlement:
     return Settlement(
-        delivery=parcel.delivery, instance=parcel.instance, destination="pacs", state=state, code="0000", **more
+        delivery=parcel.delivery,
+        instance=parcel.instance,
+        destination="pacs",
+        state=state,
+        code="0000",
+        evidence=evidence_of(state),
+        **more,
     )
 
 
@@ -589,20 +595,16 @@ async def test_the_same_bytes_for_one_more_destination_go_there_too(store: Store
     assert (await store.reading.tallies())["", "owed"].instances == 1
 
 
-@pytest.mark.parametrize(("content", "syntax"), [(6, EXPLICIT), (5, JPEG)], ids=["other content", "other syntax"])
-async def test_another_object_under_the_same_uid_is_kept_and_waits_its_turn(
-    store: Store, content: int, syntax: str
-) -> None:
+async def test_another_content_under_the_same_uid_is_kept_and_waits_its_turn(store: Store) -> None:
     await fates(store, instance(1, uid="1.9", content=5))
-    (recorded,) = await store.record([(instance(2, uid="1.9", content=content, syntax=syntax), [leg()])])
+    (recorded,) = await store.record([(instance(2, uid="1.9", content=6), [leg()])])
     assert (recorded.fate, recorded.id, recorded.twin) == (Fate.NEW, 2, True)
     (first,) = await store.claim("pacs", 5)
     assert first.instance == 1
     await store.settle([settled(first, S.QUEUED)])
     assert [p.instance for p in await store.claim("pacs", 5)] == [1]
     await store.settle([settled(first, S.ACCEPTED)])
-    (second,) = await store.claim("pacs", 5)
-    assert (second.instance, second.kind) == (2, Kind(CT, syntax))
+    assert [p.instance for p in await store.claim("pacs", 5)] == [2]
 
 
 async def test_what_came_first_goes_first_though_its_row_was_written_later(store: Store) -> None:
@@ -941,7 +943,7 @@ async def test_the_queue_lists_what_the_destination_lacks_or_the_state_asked_for
 # the model
 
 
-SYNTAXES: Final = (EXPLICIT, JPEG)
+SYNTAXES: Final = (EXPLICIT, JPEG, "1.2.840.10008.1.2.5")
 DESTINATIONS: Final = ("pacs", "cloud")
 UIDS: Final = ("1.1", "1.2")
 
@@ -960,6 +962,8 @@ class Delivery:
     session: int | None = None
     attempts: int = 0
     strikes: int = 0
+    kept_back: bool = False
+    """Held by a person, not refused."""
 
     def row(self) -> tuple[object, ...]:
         return (
@@ -986,28 +990,14 @@ class Model:
     def of(self, number: int) -> dict[str, Delivery]:
         return {d.destination: d for d in self.deliveries.values() if d.instance == number}
 
-    def deliver(self, number: int, legs: Sequence[Leg], *, twin: bool) -> None:
-        uid = self.instances[number].sop_instance_uid
+    def deliver(self, number: int, legs: Sequence[Leg]) -> None:
+        made = []
         for one in legs:
-            if one.destination in self.of(number):
-                continue
-            others = sorted(
-                (
-                    d
-                    for d in self.deliveries.values()
-                    if d.destination == one.destination
-                    and self.instances[d.instance].sop_instance_uid == uid
-                    and d.state in {S.QUEUED, S.SENDING}
-                ),
-                key=lambda d: d.instance,
-            )
-            made = Delivery(len(self.deliveries) + 1, number, one.destination, one.priority)
-            self.deliveries[made.id] = made
-            if twin:
-                made.behind = next((d.id for d in reversed(others) if d.instance < number), None)
-                later = next((d for d in others if d.instance > number and d.state is S.QUEUED), None)
-                if later is not None:
-                    later.behind = made.id
+            if one.destination not in self.of(number):
+                made.append(Delivery(len(self.deliveries) + 1, number, one.destination, one.priority))
+                self.deliveries[made[-1].id] = made[-1]
+        for delivery in made:
+            self.enter(delivery)
 
     def record(self, new: Instance, legs: Sequence[Leg]) -> Fate:
         if new.id in self.instances:
@@ -1015,20 +1005,72 @@ class Model:
         twins = [i for i in self.instances.values() if i.sop_instance_uid == new.sop_instance_uid]
         for old in reversed(twins):
             if (old.digest, old.kind) == (new.digest, new.kind):
-                self.deliver(old.id, legs, twin=False)
+                self.deliver(old.id, legs)
                 return Fate.DUPLICATE
         self.instances[new.id] = new
-        self.deliver(new.id, legs, twin=bool(twins))
+        self.deliver(new.id, legs)
         return Fate.NEW
 
-    def move(self, delivery: Delivery, new: DeliveryState) -> None:
-        """Who waits behind a delivery that is over or held waits behind its predecessor, if that still waits."""
-        assert new in MOVES[delivery.state]
-        delivery.state = new
-        if new not in {S.QUEUED, S.SENDING}:
-            for other in self.deliveries.values():
-                if other.behind == delivery.id:
-                    other.behind = delivery.behind
+    def rendering(self, delivery: Delivery) -> bool:
+        """Whether it is the same instance in another transfer syntax: not where one syntax has two contents."""
+        uid = self.instances[delivery.instance].sop_instance_uid
+        all_of_it = [i for i in self.instances.values() if i.sop_instance_uid == uid]
+        earlier = {i.kind.transfer_syntax_uid for i in all_of_it if i.id <= delivery.instance}
+        contents = {(i.kind.transfer_syntax_uid, i.digest) for i in all_of_it}
+        return len(earlier) > 1 and len({syntax for syntax, _ in contents}) == len(contents)
+
+    def line(self, delivery: Delivery) -> tuple[list[Delivery], list[Delivery]]:
+        """What goes to the same destination under the same UID: earlier, and later."""
+        uid = self.instances[delivery.instance].sop_instance_uid
+        line = [
+            d
+            for d in self.deliveries.values()
+            if d.destination == delivery.destination and self.instances[d.instance].sop_instance_uid == uid
+        ]
+        line.sort(key=lambda d: d.instance)
+        here = line.index(delivery)
+        return line[:here], line[here + 1 :]
+
+    def stand(self, delivery: Delivery) -> None:
+        kept = self.rendering(delivery)
+        ahead = [
+            d.id
+            for d in self.line(delivery)[0]
+            if d.state in {S.QUEUED, S.SENDING} or (kept and d.state is S.HELD and d.kept_back)
+        ]
+        delivery.behind = ahead[-1] if ahead else None
+
+    def place(self, delivery: Delivery, *, forced: bool = False) -> None:
+        there = any(d.state in {S.ACCEPTED, S.VERIFIED} for d in self.line(delivery)[0])
+        if there and self.rendering(delivery) and not forced:
+            delivery.not_before, delivery.strikes = None, 0
+            self.move([delivery], S.CANCELLED)
+        else:
+            self.stand(delivery)
+
+    def enter(self, delivery: Delivery, *, forced: bool = False) -> None:
+        if delivery.state is S.QUEUED:
+            self.place(delivery, forced=forced)
+        for later in self.line(delivery)[1]:
+            if later.state is S.QUEUED:
+                self.stand(later)
+
+    def move(
+        self, moved: Sequence[Delivery], new: DeliveryState, *, forced: bool = False, person: bool = False
+    ) -> None:
+        """Who waits behind what is over, refused or put aside goes on, or ends where it is not needed."""
+        came = any(delivery.state is not S.SENDING for delivery in moved)
+        for delivery in moved:
+            assert new in MOVES[delivery.state]
+            delivery.state, delivery.behind, delivery.kept_back = new, None, person and new is S.HELD
+        if new is S.QUEUED and came:
+            for delivery in sorted(moved, key=lambda d: d.instance):
+                self.enter(delivery, forced=forced)
+        elif new not in {S.QUEUED, S.SENDING}:
+            for delivery in moved:
+                for other in self.deliveries.values():
+                    if other.behind == delivery.id:
+                        self.place(other)
 
     def chosen(self, choice: Choice, states: Sequence[DeliveryState]) -> list[Delivery]:
         return [
@@ -1097,8 +1139,8 @@ class QueueMachine(RuleBasedStateMachine):
         able = [d for d in self.model.deliveries.values() if d.claimable(destination)]
         expected = sorted(able, key=lambda d: (d.priority, d.id))[:most]
         assert [row[0] for row in rows] == [d.id for d in expected]
+        self.model.move(expected, S.SENDING)
         for d in expected:
-            self.model.move(d, S.SENDING)
             d.session = self.session
             d.attempts += 1
 
@@ -1126,9 +1168,10 @@ class QueueMachine(RuleBasedStateMachine):
             not_before=not_before,
             strikes=strikes,
             attempted=attempted,
+            evidence=evidence_of(state),
         )
         self.commit(lambda raw: deliver.settle(raw, [one], self.session, 0.0, trusted=True))
-        self.model.move(d, state)
+        self.model.move([d], state)
         d.session, d.not_before, d.strikes = None, not_before, strikes
         d.attempts -= not attempted
 
@@ -1138,7 +1181,7 @@ class QueueMachine(RuleBasedStateMachine):
         if d is not None and d.session == session:
             return
         instance, destination = (d.instance, d.destination) if d is not None else (99, "pacs")
-        one = Settlement(delivery=number, instance=instance, destination=destination, state=S.ACCEPTED)
+        one = Settlement(delivery=number, instance=instance, destination=destination, state=S.HELD)
         with pytest.raises(StoreError, match=r"is not being sent to .* by this session"):
             self.commit(lambda raw: deliver.settle(raw, [one], session, 0.0, trusted=True))
 
@@ -1149,8 +1192,8 @@ class QueueMachine(RuleBasedStateMachine):
         chosen = self.model.chosen(choice, olds)
         assert moved == len(chosen)
         for d in chosen:
-            self.model.move(d, new)
             d.not_before, d.strikes = None, 0
+        self.model.move(chosen, new, forced=verb == "resend", person=True)
 
     @rule(choice=choices)
     def hasten(self, choice: Choice) -> None:
@@ -1221,7 +1264,8 @@ class QueueMachine(RuleBasedStateMachine):
         if not self.model.instances:
             return
         stuck = """SELECT d.id FROM delivery d JOIN delivery p ON p.id = d.behind
-            WHERE p.state NOT IN ('queued', 'sending')"""
+            WHERE p.state NOT IN ('queued', 'sending') AND NOT (p.state = 'held' AND p.code = 'HELD')
+            OR d.state <> 'queued'"""
         assert self.raw.execute(stuck).fetchall() == []
 
     @invariant()

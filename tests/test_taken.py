@@ -14,14 +14,16 @@ import pytest
 from edge.board import Board
 from edge.config import Watch
 from edge.findings import Journal
-from edge.intake import answers, sweep, tree
+from edge.intake import answers, sweep, taking, tree
 from edge.intake.answers import Answers
+from edge.intake.fate import Fate, Result
 from edge.intake.folder import FolderWatch
 from edge.intake.sweep import EVERY, Sweep
-from edge.intake.taker import Fate, Result, Taker
+from edge.intake.taker import Taker
+from edge.intake.taking import Taking
 from edge.intake.tree import walk
 from edge.model import Origin
-from edge.store import Store
+from edge.store import Store, StoreError, taken
 from tests.appliance import Edge, dimse
 from tests.fakes import ManualClock
 from tests.peers.objects import DicomObject, mr
@@ -29,6 +31,7 @@ from tests.peers.ports import wait_for
 from tests.peers.raw import RawReceiver
 
 PLACE = "watch us"
+DAY = 86400.0
 HOURS = 24
 """In place of a month's."""
 
@@ -244,6 +247,58 @@ async def test_what_an_emptied_folder_held_is_forgotten_when_something_comes_or_
         assert await watched.remembered() == []
 
 
+async def test_what_a_watch_took_is_forgotten_long_after_it_left_the_configuration_and_not_before(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taken, "_AT_ONCE", 2)
+    store, other = watched.store, Sweep(watched.root, "watch other", watched.store, work, watched.clock)
+
+    async def days(count: int, *watching: Sweep) -> None:
+        for _ in range(count):
+            await store.tick(DAY)
+            watched.clock.pass_time(DAY)
+            for sweeping in watching:
+                await sweeping.begin()
+
+    async def forget() -> int:
+        return int(await store._commit(lambda raw: taken.forget_unwatched(raw, 400 * DAY)))
+
+    await watched.take("a", "b", "c")
+    await other.begin()
+    await store.remember(tree.Entry("x").origin("watch other"))
+    # it is configured: what it took long ago is remembered, also while its folder is not there
+    share = watched.root.rename(watched.root.with_name("share"))
+    for _ in range(401):
+        await days(1)
+        for sweeping in (watched.sweep, other):
+            with pytest.raises(OSError, match="No such file"):
+                await sweeping.begin()
+    share.rename(watched.root)
+    assert await forget() == 0
+    # it is renamed, and comes back
+    await days(399, other)
+    assert await forget() == 0
+    watched.restart()
+    await days(1, watched.sweep, other)
+    await days(399, other)
+    assert await forget() == 0
+    assert len(await watched.remembered()) == 3
+    # it never does
+    await days(1, other)
+    assert [await forget() for _ in range(3)] == [2, 1, 0]
+    assert await watched.remembered() == []
+    assert [row.path for row in await store.taken_after("watch other", "", 10)] == ["x"]
+    assert await store.taken_after(taken.mark(PLACE), "", 10) == []
+
+
+async def test_a_trail_that_is_kept_for_a_day_makes_no_watch_forget_so_soon(watched: Watched) -> None:
+    await watched.take("a")
+    await watched.store.tick(29 * DAY)
+    assert await watched.store._commit(lambda raw: taken.forget_unwatched(raw, DAY)) == 0
+    await watched.store.tick(1 * DAY)
+    assert await watched.store._commit(lambda raw: taken.forget_unwatched(raw, DAY)) == 1
+
+
 async def test_a_folder_that_does_not_answer_is_told_until_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,3 +361,126 @@ async def test_what_is_too_large_is_tried_no_oftener_than_the_folder_is_looked_t
     assert set(taker.tried.values()) == {1}
     (finding,) = journal.open()
     assert (finding.code, finding.text.endswith("1 file in us: 0-large: no room")) == ("WATCH_LEFT", True)
+
+
+class Bomb:
+    """Takes whatever there is, but for what is called a bomb: that goes on until it is told to end."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.tried: Counter[str] = Counter()
+        self.fate = Fate.TAKEN
+
+    async def take(self, _root: Path, entry: tree.Entry, _origin: Origin, *, believe: bool = True) -> Result:
+        del believe
+        self.tried[entry.path] += 1
+        if "bomb" in entry.path:
+            await self.over.wait()
+            return Result(self.fate, "why")
+        return Result(Fate.TAKEN)
+
+
+@pytest.mark.parametrize("fate", [Fate.TAKEN, Fate.REFUSED])
+async def test_a_file_that_takes_for_ever_holds_up_no_other(
+    watched: Watched, fate: Fate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "LONG", 0.05)
+    taker, clock = Bomb(), watched.clock
+    taker.fate = fate
+    config = Watch(path=watched.root, name="us", settle=0.0, after="delete", rescan=30.0, patience=20.0)
+    folder = FolderWatch(
+        config,
+        cast("Taker", taker),
+        watched.store,
+        work,
+        board=Board(clock),
+        journal=Journal(clock),
+        clock=clock,
+    )
+    for number in range(3):
+        (watched.root / f"bomb{number}").touch()
+    async with asyncio.timeout(10):
+        for number in range(20):
+            (watched.root / f"{number}").touch()
+            clock.pass_time(1)
+            assert await folder._look()
+            assert await folder._look()
+            assert not (watched.root / f"{number}").exists()
+            assert folder._ripe_in == 2.0
+            (watched.root / ".edge~moved").touch()  # as while one of them is moved
+        assert {taker.tried[f"bomb{number}"] for number in range(3)} == {1}
+        assert (watched.root / ".edge~moved").exists()
+        taker.over.set()
+        await asyncio.wait(folder._taking._tasks)
+        assert await folder._look()
+        assert not (watched.root / ".edge~moved").exists()
+    assert folder._taking.paths() == set()
+    assert (watched.root / "bomb1").exists() == (fate is Fate.REFUSED)
+    if fate is Fate.REFUSED:
+        clock.pass_time(370)  # it took 19 s
+        await folder._look()
+        assert taker.tried["bomb1"] == 1
+        clock.pass_time(30)
+        await folder._look()
+        assert taker.tried["bomb1"] == 2
+
+
+async def test_what_is_wrong_with_the_store_is_told_though_it_comes_late_and_an_end_waits_for_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(taking, "LONG", 0.0)
+    fails, never = asyncio.Event(), asyncio.Event()
+
+    async def take(entry: tree.Entry) -> None:
+        await (fails if entry.path == "fails" else never).wait()
+        raise StoreError("the disk fails")
+
+    one = Taking(take)
+    await one.batch([tree.Entry("fails"), tree.Entry("never")])
+    assert one.paths() == {"fails", "never"}
+    fails.set()
+    await asyncio.wait(one._tasks, return_when=asyncio.FIRST_COMPLETED)
+    with pytest.raises(StoreError):
+        one.check()
+    assert one.paths() == {"never"}
+    await one.end()
+    assert one.paths() == set()
+
+
+async def test_what_took_long_once_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taking, "LONG", 0.0)
+    slow, taken_at_last = asyncio.Event(), []
+
+    async def take(entry: tree.Entry) -> None:
+        if entry.path == "slow":
+            await slow.wait()
+        taken_at_last.append(entry.path)
+
+    one = Taking(take)
+    await one.batch([tree.Entry("slow")])
+    monkeypatch.setattr(taking, "LONG", 1000.0)
+    for batch in ([], ["a", "b"]):
+        await asyncio.wait_for(one.batch([tree.Entry(name) for name in batch]), 5)
+    assert taken_at_last == ["a", "b"]
+    slow.set()
+    await asyncio.wait(one._tasks)
+    await one.batch([])
+    assert one.paths() == set()
+
+
+async def test_more_than_a_few_that_take_long_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taking, "LONG", 0.0)
+    doors = {f"{number}": asyncio.Event() for number in range(taking.MOST_SLOW + 2)}
+
+    async def take(entry: tree.Entry) -> None:
+        await doors[entry.path].wait()
+
+    one = Taking(take)
+    batch = asyncio.create_task(one.batch([tree.Entry(name) for name in doors]))
+    for name in "01":
+        await asyncio.wait((batch,), timeout=0.02)
+        assert not batch.done()
+        doors[name].set()
+    await asyncio.wait_for(batch, 5)
+    assert one.paths() == doors.keys() - {"0", "1"}
+    await one.end()

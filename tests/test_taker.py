@@ -22,19 +22,26 @@ from edge.board import Board
 from edge.dicom import part10
 from edge.dicom.whole import Whole
 from edge.findings import Journal
-from edge.intake import handover, tree, unpack
+from edge.intake import archives, tree, unpack
+from edge.intake import remote as remotely
 from edge.intake import seal as seals
-from edge.intake.handover import HandoverService, RemoteReceiver
+from edge.intake import taker as takers
+from edge.intake.fate import Fate, Result
+from edge.intake.handover import HandoverService
+from edge.intake.receiver import NoRoomNowError, ReceiverError, TooLargeNowError
+from edge.intake.remote import RemoteReceiver
 from edge.intake.seal import Seal
 from edge.intake.settling import Settling
-from edge.intake.taker import Fate, NoRoomNowError, ReceiverError, Result, Taker, TooLargeNowError
+from edge.intake.taker import Taker
+from edge.intake.threads import Threads
 from edge.intake.through import DoorReceiver
 from edge.intake.tree import Readable
 from edge.model import WATCH, Origin, Source
 from edge.spool import Free, Ledger, Reservation
 from edge.store import StoreError
 from tests.fakes import ManualClock
-from tests.peers.objects import DicomObject, ct, mr, tiny
+from tests.peers.objects import DicomObject, ct, mr, tiny, write_multiframe
+from tests.peers.ports import wait_for
 from tests.test_intake import Box, box
 
 OWN: Final = Source(door=WATCH, calling="US1", called="EDGE", address="us")
@@ -49,6 +56,8 @@ def logged() -> Iterator[list[MutableMapping[str, Any]]]:
 
 class Memory:
     """A receiver that keeps what it takes; `trouble` may raise instead."""
+
+    most: int | None = None
 
     def __init__(self, trouble: Callable[[Whole], None] = lambda _: None) -> None:
         self.taken: list[tuple[bytes, Source]] = []
@@ -275,7 +284,7 @@ async def test_whatever_goes_wrong_in_the_middle_of_an_object_leaves_the_connect
     async with handed(appliance, tmp_path) as remote:
         one = Taker(remote, asyncio.to_thread, OWN, tmp_path, lambda _: True)
         with monkeypatch.context() as patch:
-            patch.setattr(handover, "digest_of", lambda *_: bytes(32))
+            patch.setattr(remotely, "digest_of", lambda *_: bytes(32))
             # the looks when it is opened and when it was recognised are well, and the last is not
             looks = iter([None, None])
             patch.setattr(tree.OpenFile, "check", lambda _: 1 // 0 if next(looks, 1) else None)
@@ -301,10 +310,87 @@ async def test_an_archive_in_an_archive_keeps_the_outer_one(tmp_path: Path) -> N
 
 async def test_a_member_for_which_there_is_no_room_leaves_the_others_to_be_taken(tmp_path: Path) -> None:
     receiver = Memory()
-    path = zipped(tmp_path / "a.zip", {"large": bytes(9 << 20), "small": content(tmp_path, mr(1)[0])})
+    path = zipped(tmp_path / "a.zip", {"large": long(tmp_path), "small": content(tmp_path, mr(1)[0])})
     result = await take(taker(receiver, tmp_path, room=False), path)
     assert (result.fate, result.why) == (Fate.TOO_LARGE, "large in it: there is no room to unpack it")
     assert (len(receiver.taken), receiver.archives) == (1, [])
+
+
+def long(tmp_path: Path) -> bytes:
+    """An object that is not unpacked into memory."""
+    write_multiframe(tmp_path / "long", 9)
+    return (tmp_path / "long").read_bytes()
+
+
+@pytest.mark.parametrize("beginning", [b"words ", b"PK\3\4", bytes(1024)])
+async def test_what_begins_as_no_object_does_is_not_unpacked_to_its_end(tmp_path: Path, beginning: bytes) -> None:
+    receiver = Memory()
+    path = zipped(tmp_path / "a.zip", {"large": beginning + bytes(9 << 20), "small": content(tmp_path, mr(1)[0])})
+    # there would be no room
+    result = await take(taker(receiver, tmp_path, room=False), path)
+    assert result.counts().get(Fate.TOO_LARGE, 0) == 0
+    assert len(receiver.taken) == 1
+
+
+async def test_a_member_that_is_too_long_is_not_unpacked(tmp_path: Path) -> None:
+    receiver = Memory()
+    receiver.most = 8 << 20
+    path = zipped(tmp_path / "a.zip", {"large": long(tmp_path) + bytes(1 << 20)})
+    result = await take(taker(receiver, tmp_path, room=False), path)
+    assert (result.fate, result.why) == (Fate.REFUSED, "large in it: it is longer than receive.max_object")
+
+
+async def test_nothing_is_looked_through_or_unpacked_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, set[threading.Thread]] = {}
+
+    def watched(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.current_thread())
+            return work(*arguments)
+
+        return noting
+
+    for owner, name in (
+        (takers, "recognise"),
+        (archives, "recognise"),
+        (archives, "Archive"),
+        (unpack.Archive, "begin"),
+        (unpack.Archive, "unpack"),
+    ):
+        monkeypatch.setattr(owner, name, watched(name, getattr(owner, name)))
+    path = zipped(tmp_path / "a.zip", {"large": long(tmp_path), "small": content(tmp_path, mr(1)[0])})
+    assert (await take(taker(Memory(), tmp_path), path)).counts() == {Fate.TAKEN: 2}
+    assert threads.keys() == {"recognise", "Archive", "begin", "unpack"}
+    assert threading.main_thread() not in set().union(*threads.values())
+
+
+async def test_archives_that_are_unpacked_for_long_leave_a_thread_to_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacking, goes_on = unpack.Archive.unpack, threading.Event()
+    begun: list[str] = []
+
+    def slow(archive: unpack.Archive, info: zipfile.ZipInfo) -> unpack.Member:
+        begun.append(info.filename)
+        assert goes_on.wait(10)
+        return unpacking(archive, info)
+
+    monkeypatch.setattr(unpack.Archive, "unpack", slow)
+    threads, receiver = Threads(2, "two"), Memory()
+    one = Taker(receiver, threads.run, OWN, tmp_path, lambda _: True)
+    paths = [zipped(tmp_path / f"{number}.zip", {"large": long(tmp_path)}) for number in range(3)]
+    tasks = [asyncio.create_task(take(one, path)) for path in paths]
+    try:
+        await asyncio.to_thread(wait_for, lambda: bool(begun), 5, "one is unpacked")
+        async with asyncio.timeout(5):
+            assert (await take(one, mr(1)[0].write(tmp_path / "other"))).fate is Fate.TAKEN
+        assert begun == ["large"]
+    finally:
+        goes_on.set()
+    assert [result.fate for result in await asyncio.gather(*tasks)] == [Fate.TAKEN] * 3
+    threads.end()
 
 
 async def test_a_disk_that_fills_while_a_member_is_unpacked_is_no_fault_of_it(
@@ -336,9 +422,9 @@ async def test_an_archive_that_cannot_be_read_is_told(tmp_path: Path, monkeypatc
 
 
 def test_what_is_too_large_is_tried_again_at_least_once_a_minute() -> None:
-    known, entry, looks = Settling(5), tree.Entry("a", inode=1, size=10), []
+    known, entry, looks = Settling(5, 600), tree.Entry("a", inode=1, size=10), []
     for now in range(1000):
-        known.begin()
+        known.begin(now)
         if known.ripe(entry, now):
             looks.append(now)
             known.leave(entry, Fate.TOO_LARGE, "there is no room", now)

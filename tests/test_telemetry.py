@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,54 @@ async def _write(storage: Path, count: int) -> None:
     await store.close()
 
 
+def test_a_database_put_back_from_a_backup_gives_no_number_twice(tmp_path: Path, broker: Mosquitto) -> None:
+    edge = talking(tmp_path, broker)
+    with Monitor(broker.port) as monitor:
+        with edge:
+            wait_for(lambda: monitor.batches and edge_kept(edge) == 0, 20, "the first events")
+        shutil.copytree(edge.storage / "db", tmp_path / "backup")
+        edge.start()
+        first = len(monitor.batches)
+        wait_for(lambda: len(monitor.batches) > first and edge_kept(edge) == 0, 20, "more events")
+        edge.stop()
+        shutil.rmtree(edge.storage / "db")
+        shutil.copytree(tmp_path / "backup", edge.storage / "db")
+        before = len(monitor.batches)
+        edge.start()
+        wait_for(lambda: len(monitor.batches) > before and edge_kept(edge) == 0, 20, "events after the backup")
+        edge.stop()
+        said: dict[tuple[int, int], Any] = {}
+        for batch in monitor.batches:
+            for event in batch["events"]:
+                plain = {key: value for key, value in event.items() if key != "late"}
+                assert said.setdefault((batch["epoch"], event["seq"]), plain) == plain
+        assert {batch["epoch"] for batch in monitor.batches} == {1, 2}
+
+
+def test_findings_of_a_run_are_told_after_its_start_which_closes_those_before(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    with Monitor(broker.port) as monitor, talking(tmp_path, broker):
+        wait_for(lambda: len(monitor.stored) >= 2, 20, "a start and a finding")
+        codes = [monitor.stored[number]["code"] for number in sorted(monitor.stored)]
+        assert codes[0] == "STARTED"
+        assert len(codes) > 1
+
+
+def test_a_broker_that_lets_the_box_say_nothing_is_a_finding_there(tmp_path: Path) -> None:
+    with (
+        Mosquitto(tmp_path / "broker", acl="topic read #\n") as broker,
+        talking(tmp_path, broker) as edge,
+    ):
+
+        def found() -> bool:
+            return any(
+                f["code"] == "BROKER_DOWN" and "not authorized" in f["text"] for f in edge.json("status")["findings"]
+            )
+
+        wait_for(found, 20, "somebody is told")
+
+
 def edge_kept(edge: Edge) -> int:
     """Events in the log, straight from it."""
     import sqlite3  # noqa: PLC0415 - for this alone
@@ -206,10 +255,12 @@ class Monitor(Subscriber):
         super().__init__(port, TOPICS.events)
         self.stored: dict[int, Any] = {}
         self.order: list[int] = []
+        self.batches: list[Any] = []
 
     def _on_message(self, client: Any, userdata: object, message: Any) -> None:
         del userdata
         batch = json.loads(message.payload)
+        self.batches.append(batch)
         for event in batch["events"]:
             self.order.append(event["seq"])
             self.stored[event["seq"]] = event
@@ -228,8 +279,11 @@ def test_a_signed_command_is_obeyed_and_what_a_person_at_the_box_sees(tmp_path: 
         assert send(edge.port, mr(2)) == [0, 0]
         wait_for(lambda: edge.json("status")["destinations"][0]["state"] == "paused", 10, "it is paused")
         wait_for(lambda: edge.tally("pacs") == {"queued": 2}, 10, "they wait")
+        before = latest(watcher, TOPICS.state)["session"]
         edge.kill()
         edge.start()
+        wait_for(lambda: latest(watcher, TOPICS.state)["session"] > before, 20, "it is back")
+        wait_for(lambda: len(watcher.payloads(TOPICS.config)) > 1, 20, "it listens")
         told(watcher, TOPICS.health, "paused still", overall="paused")
         assert edge.tally("pacs") == {"queued": 2}
         assert command(watcher, "c2", "resume", destination="pacs")["status"] == "succeeded"
@@ -285,12 +339,21 @@ def test_a_configuration_with_which_it_does_not_start_is_taken_back(tmp_path: Pa
         told(watcher, TOPICS.config, "on trial", status="trial", revision=1)
         _want(watcher, own.replace(f"port = {edge.port}", f"port = {taken}"), 2)
         back = told(watcher, TOPICS.config, "taken back", status="rolled-back", reason="START_FAILED")
-        assert back["revision"] == 1
+        assert back["revision"] == 0, "the first was not proven yet"
+        told(watcher, TOPICS.birth, "its own name", name="test")
+        wait_for(lambda: ("rolled-back", "START_FAILED") in _configurations(watcher), 20, "it is an event")
         assert send(edge.port, mr(1)) == [0]
         _want(watcher, own + "[nonsense]\n", 3)
         bad = told(watcher, TOPICS.config, "refused", status="rejected", reason="INVALID")
         assert bad["errors"] == [f"line {own.count(chr(10)) + 1}: nonsense"]
         os.kill(edge.pid, 0)
+
+
+def _configurations(watcher: Subscriber) -> list[tuple[str, str]]:
+    """Status and reason of each event of a configuration."""
+    batches = [json.loads(body) for body in watcher.payloads(TOPICS.events)]
+    data = [event["data"] for batch in batches for event in batch["events"] if event["code"] == "CONFIGURATION"]
+    return [(one["status"], one["reason"]) for one in data]
 
 
 def _want(watcher: Subscriber, document: str, revision: int) -> None:

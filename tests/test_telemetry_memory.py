@@ -183,6 +183,9 @@ class FickleSession:
     async def subscribe(self, topics: list[tuple[str, int]]) -> tuple[int, ...]:
         return (1,) * len(topics)
 
+    def insist(self, code: int) -> None:
+        assert code == 0
+
     async def receive(self) -> Message:
         self._check()
         message = await self._inbox.get()

@@ -1,14 +1,19 @@
 """The configuration over the broker: what is taken, what is refused, and what a trial comes to."""
 
+import contextlib
+import errno
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edge import fsync
 from edge.configfile import load, parse
 from edge.signing import sign
 from edge.snapshot import Snapshot
+from edge.telemetry import twin as keeping
 from edge.telemetry.trial import LENGTH, Trial
 from edge.telemetry.twin import REASONS, Refused, Twin
 from tests.fakes import ManualClock
@@ -175,10 +180,146 @@ def test_a_document_with_which_the_program_does_not_start_is_given_up(twin: Twin
 def test_a_damaged_record_or_document_leaves_the_boxs_own_file_in_force(twin: Twin, own: Path) -> None:
     take(twin, own, signed(wanted(own, **{"CT room": "from afar"})))
     folder = own.parent / "storage" / "twin"
-    (folder / "document.toml").write_bytes(b"\xff nonsense")
+    (folder / "revision-1.toml").write_bytes(b"\xff nonsense")
     assert again(own).load(load(own)).config.device.name == "CT room"
     (folder / "record.json").write_bytes(b"{")
     assert again(own).load(load(own)).config.device.name == "CT room"
+
+
+def test_a_cut_while_a_document_is_taken_leaves_what_was_in_force(
+    twin: Twin, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(twin, own, signed(wanted(own, **{"CT room": "first"})))
+    twin.keep()
+    for steps in range(4):
+        with monkeypatch.context() as cut:
+            cut_after(cut, steps)
+            with contextlib.suppress(OSError):
+                take(twin, own, signed(wanted(own, **{"CT room": "second"}), 2))
+        started = again(own)
+        name, record = started.load(load(own)).config.device.name, started.record
+        assert (name, record.in_force, record.status) in {("first", 1, "applied"), ("second", 2, "trial")}
+        twin = started
+        if record.in_force == 2:
+            return
+    pytest.fail("it was never taken")
+
+
+def test_a_cut_while_it_is_rolled_back_leaves_it_on_trial_or_what_was_before(
+    twin: Twin, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(twin, own, signed(wanted(own, **{"CT room": "first"})))
+    twin.keep()
+    take(twin, own, signed(wanted(own, **{"CT room": "second"}), 2))
+    for steps in range(4):
+        with monkeypatch.context() as cut:
+            cut_after(cut, steps)
+            with contextlib.suppress(OSError):
+                twin.roll_back("INTAKE_CLOSED")
+        started = again(own)
+        name, record = started.load(load(own)).config.device.name, started.record
+        assert (name, record.in_force, record.status) in {("first", 1, "rolled-back"), ("second", 2, "trial")}
+        twin = started
+        if record.in_force == 1:
+            return
+    pytest.fail("it was never rolled back")
+
+
+def cut_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let the power go after so many files were written."""
+    left = iter([None] * steps)
+
+    def write(path: Path, data: bytes, mode: int = 0o666) -> None:
+        if next(left, 0) == 0:
+            raise OSError(errno.EIO, "the power is gone")
+        fsync.replace_synced(path, data, mode)
+
+    patch.setattr(keeping, "replace_synced", write)
+
+
+def test_one_that_comes_while_another_is_on_trial_falls_back_to_what_was_proven(twin: Twin, own: Path) -> None:
+    take(twin, own, signed(wanted(own, **{"CT room": "proven"})))
+    twin.keep()
+    take(twin, own, signed(wanted(own, **{"CT room": "on trial"}), 2))
+    started = again(own)
+    started.load(load(own))
+    desired = started.consider(signed(wanted(own, **{"CT room": "on trial too"}), 3), NODE, [SIGNER], load(own).config)
+    assert desired is not None
+    started.take(desired, ["archive"])
+    assert set(started.record.were_up) == {"pacs", "archive"}, "what the one before broke is to be seen too"
+    started.roll_back("DESTINATION_DOWN")
+    back = again(own)
+    assert back.load(load(own)).config.device.name == "proven"
+    assert back.report(ManualClock()).revision == 1
+
+
+def test_a_roll_back_does_not_bring_back_what_a_hand_had_replaced(twin: Twin, own: Path) -> None:
+    take(twin, own, signed(wanted(own, **{"CT room": "from afar"})))
+    twin.keep()
+    own.write_text(wanted(own, **{"CT room": "by hand"}))
+    started = again(own)
+    started.load(load(own))
+    take(started, own, signed(wanted(own, **{"by hand": "from afar again"}), 2))
+    started.roll_back("DESTINATION_DOWN")
+    assert again(own).load(load(own)).config.device.name == "by hand"
+
+
+def test_a_hand_ends_a_trial_and_is_told_as_the_boxs_own(twin: Twin, own: Path) -> None:
+    take(twin, own, signed(wanted(own, **{"CT room": "from afar"})))
+    before = own.read_text()
+    own.write_text(wanted(own, **{"CT room": "by hand"}))
+    started = again(own)
+    assert started.load(load(own)).config.device.name == "by hand"
+    report = started.report(ManualClock())
+    assert (report.status, report.revision, report.desired) == ("local", 0, 1)
+    own.write_text(before)
+    assert again(own).load(load(own)).config.device.name == "CT room", "it does not come back by itself"
+
+
+def test_a_document_that_cannot_be_read_any_more_is_not_told_to_be_in_force(twin: Twin, own: Path) -> None:
+    take(twin, own, signed(wanted(own, **{"CT room": "from afar"})))
+    twin.keep()
+    for path in (own.parent / "storage" / "twin").glob("*.toml"):
+        path.write_bytes(b"\xff nonsense")
+    started = again(own)
+    assert started.load(load(own)).config.device.name == "CT room"
+    report = started.report(ManualClock())
+    assert (report.revision, report.status, report.reason) == (0, "rolled-back", "INVALID")
+    assert report.hash == hashlib.sha256(own.read_bytes()).hexdigest()
+
+
+def test_another_document_under_the_same_revision_is_refused(twin: Twin, own: Path) -> None:
+    take(twin, own, signed(own.read_text(), 5))
+    with pytest.raises(Refused, match="REVISION_TAKEN"):
+        twin.consider(signed(wanted(own, **{"CT room": "other"}), 5), NODE, [SIGNER], load(own).config)
+    bad = signed("nonsense = 1", 6)
+    with pytest.raises(Refused) as refused:
+        twin.consider(bad, NODE, [SIGNER], load(own).config)
+    twin.refuse(refused.value)
+    assert twin.consider(bad, NODE, [SIGNER], load(own).config) is None
+    with pytest.raises(Refused, match="REVISION_TAKEN"):
+        twin.consider(signed(own.read_text(), 6), NODE, [SIGNER], load(own).config)
+
+
+def test_a_refused_one_does_not_end_the_trial_of_another(twin: Twin, own: Path) -> None:
+    take(twin, own, signed(wanted(own, **{"CT room": "on trial"})))
+    twin.refuse(Refused(2, "INVALID"))
+    started = again(own)
+    assert started.record.trial
+    assert [again(own).count_start() for _ in range(4)][-1] is False
+    report = started.report(ManualClock())
+    assert (report.revision, report.desired, report.status, report.reason) == (1, 2, "rejected", "INVALID")
+    started.keep()
+    assert again(own).report(ManualClock()).status == "rejected", "of the one that came last"
+
+
+def test_what_was_rolled_back_is_kept_until_it_was_told(twin: Twin, own: Path) -> None:
+    take(twin, own, signed(own.read_text()))
+    twin.roll_back("START_FAILED")
+    started = again(own)
+    assert started.untold == (1, "START_FAILED")
+    started.told()
+    assert again(own).untold is None
 
 
 # the trial

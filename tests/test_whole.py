@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 from pydicom.filereader import data_element_generator
 
-from edge.dicom import part10, whole
+from edge.dicom import part10, source, walk
 from edge.dicom.uids import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
-from edge.dicom.whole import Archive, Directory, Foreign, Found, Unfinished, Unusable, Whole, recognise
+from edge.dicom.whole import Archive, Directory, Foreign, Found, Unfinished, Unusable, Whole, hopeless, recognise
 from tests.peers import bundled, objects
 
 JPEG: Final = "1.2.840.10008.1.2.4.50"
@@ -373,7 +373,7 @@ def test_five_gigabytes_are_judged_by_their_ends() -> None:
 def test_nesting_without_end_and_elements_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     deep = (element(0x00081140, b"SQ", b"", length=0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)) * 100
     assert of(meta(EXPLICIT_LITTLE) + deep) == Unfinished("sequences are nested more than 64 deep")
-    monkeypatch.setattr(whole, "MAX_ELEMENTS", 100)
+    monkeypatch.setattr(walk, "MAX_ELEMENTS", 100)
     many = of(meta(EXPLICIT_LITTLE) + ui(0x16, CT) + ui(0x18, UID) + element(0x00091010, b"CS", b"A ") * 200)
     assert isinstance(many, Unfinished)
 
@@ -389,6 +389,42 @@ def test_a_deflate_bomb_costs_no_memory() -> None:
         tracemalloc.stop()
     assert isinstance(of(file + b"\0"), Whole)  # padded to an even length
     assert isinstance(of(file + bytes(9)), Unfinished)
+
+
+def test_a_deflate_bomb_costs_no_more_time_than_an_object_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "MOST_INFLATED", 8 << 20)
+    data = ui(0x16, CT) + ui(0x18, UID)
+    fine = meta(DEFLATED) + deflated(data + element(0x7FE00010, b"OW", bytes(7 << 20)))
+    assert isinstance(of(fine), Whole)
+    inflated = Counted(meta(DEFLATED) + deflated(data + element(0x7FE00010, b"OW", bytes(400 << 20))))
+    assert recognise(inflated.read, len(inflated.data)) == Unusable("more than 16 GiB come out when it is inflated")
+    assert inflated.reads < 10
+
+
+class Counted:
+    """A file, and how often it was read."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.reads = 0
+
+    def read(self, offset: int, count: int) -> bytes:
+        self.reads += 1
+        return self.data[offset : offset + min(count, 4096)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_beginning_of_an_object_is_never_without_hope(shape: str) -> None:
+    syntax, data = SHAPES[shape]
+    for file in (meta(syntax) + data, data):
+        for length in (300, 1000, len(file)):
+            if isinstance(of(file), Whole):
+                assert hopeless(file[:length], 1 << 30) is None
+
+
+@pytest.mark.parametrize("data", [b"words " * 100, b"PK\3\4" + b"x" * 600, bytes(2000), b"\x89PNG\r\n" * 100])
+def test_the_beginning_of_another_file_is_enough(data: bytes) -> None:
+    assert hopeless(data, 1 << 30) == of(data)
 
 
 @given(st.binary(max_size=600))

@@ -6,20 +6,17 @@ is half received is finished or refused; then the lanes, so that what is on the 
 
 import asyncio
 import contextlib
-import fcntl
-import os
-import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
 from edge import __version__, events
-from edge.app.errors import StartError
 from edge.app.lanes import Lanes
 from edge.app.listener import Listener
+from edge.app.opening import Opening
+from edge.app.proving import Proving
 from edge.app.watches import start_watches
 from edge.board import Board
 from edge.clock import Clock, SystemClock, kernel_synchronised
@@ -28,7 +25,7 @@ from edge.control import Control
 from edge.dicom.command import CommandField
 from edge.events import Event
 from edge.findings import Journal
-from edge.intake.admission import DEFAULT_RESERVE, Admission, margin
+from edge.intake.admission import Admission, margin, reserve
 from edge.intake.door import Door
 from edge.intake.guard import DiskGuard
 from edge.intake.handover import HandoverService
@@ -46,12 +43,11 @@ from edge.local import LocalServer
 from edge.routing import Routing
 from edge.sdnotify import Notifier
 from edge.snapshot import Snapshot
-from edge.spool import Ballast, Identity, Ledger, Spool, StorageError, Syncer, doubts
-from edge.spool.ballast import LENGTH
-from edge.spool.files import storage_trouble
+from edge.spool import Ballast, Identity, Ledger, Spool, Syncer, doubts
 from edge.status.certificates import CertificateWatch
 from edge.status.collect import Collector
 from edge.status.observer import Observer
+from edge.status.overdue import ProofWatch
 from edge.store import Mended, Store, StoreError
 from edge.supervise import Supervisor
 from edge.telemetry.assembly import Assembly
@@ -61,12 +57,12 @@ from edge.tls import every
 log = structlog.get_logger()
 
 _RIPEN_EVERY: Final = 0.5
-_RIPE_WITHIN: Final = 10.0
-"""Seconds within which what waited at the last end is tried again, so that not everything goes at once."""
 _READERS: Final = 4
 """Threads that read the files of one watched folder."""
 _EVENTS: Final = 10_000
 """Events kept where nobody is configured to take them."""
+_LOCAL_EVERY: Final = 5.0
+"""Seconds between two attempts to make the socket of the command line."""
 _RECEIVE_GRACE: Final = 3.0
 _SEND_GRACE: Final = 2.0
 _STORE_GRACE: Final = 2.0
@@ -81,6 +77,7 @@ class _Rooms(msgspec.Struct, frozen=True, kw_only=True):
     index: Index
     door: Door
     lanes: Lanes
+    proving: Proving
     listener: Listener
     local: LocalServer
     remote: Assembly | None
@@ -129,6 +126,7 @@ class Appliance:
         self._twin = twin
         self._collector: Collector | None = None
         self._lanes: Lanes | None = None
+        self._recovering: asyncio.Task[None] | None = None
         self._credentials = {one.where: one for one in every(config)}
         self._certificates = CertificateWatch(tuple(self._credentials.values()), self.journal, self.clock, self._hasten)
 
@@ -170,63 +168,34 @@ class Appliance:
 
     async def run(self, ready: Callable[["Appliance"], None] | None = None) -> None:
         """Run until `stop`. Calls ``ready`` once images can be sent. Raises `StartError`, `CrashLoopError`."""
-        lock = _lock(self.config.storage.path)
+        mqtt = self.config.mqtt
+        opening = Opening(
+            self.config.storage.path,
+            self._spool,
+            self._identity,
+            self._ballast,
+            self.clock,
+            self._notifier,
+            mqtt.events if mqtt is not None else _EVENTS,
+        )
+        beating = self.supervisor.service("heartbeat", self._notifier.heartbeat, vital=True)
         try:
-            store = await self._open_on_any_disk()
+            # whoever hands over objects wants an answer, not a wait
+            store = await (opening.open() if self._offline else opening.wait(self._stop))
+            if store is None:
+                return
             try:
-                await self._serve(store, ready)
+                await self._serve(store, ready, beating)
             finally:
                 await store.close()
         finally:
-            self._spool.close()
+            beating.cancel()
+            opening.close()
             self._syncer.close()
-            os.close(lock)
 
-    async def _open_on_any_disk(self) -> Store:
-        """Open the store; on a disk that is full once more, with what the ballast gives back to it."""
-        try:
-            return await self._open_store()
-        except StartError:
-            if not (self._full() and self._ballast.drop()):
-                raise
-        return await self._open_store()
-
-    def _full(self) -> bool:
-        """Whether the disk has too little room for what a start writes."""
-        try:
-            at = os.statvfs(self.config.storage.path)
-        except OSError:
-            return False
-        return at.f_bavail * at.f_frsize < LENGTH or (at.f_files > 0 and not at.f_favail)
-
-    async def _open_store(self) -> Store:
-        try:
-            self._spool.open()
-            self._identity.open(self._spool.highest)
-        except StorageError as e:
-            raise StartError(str(e)) from e
-        except OSError as e:
-            raise StartError(storage_trouble(self.config.storage.path, e)) from e
-        try:
-            return await Store.open(
-                self.config.storage.path,
-                self.clock,
-                self._identity.session,
-                self._spool.path,
-                self._ballast.drop,
-                ripe_in=_RIPE_WITHIN * random.random(),  # noqa: S311 - jitter
-                new_epoch=lambda: self._identity.next_number("epoch"),
-                most_events=self.config.mqtt.events if self.config.mqtt is not None else _EVENTS,
-            )
-        except StoreError as e:
-            raise StartError(str(e)) from e
-
-    async def _serve(self, store: Store, ready: Callable[["Appliance"], None] | None) -> None:
-        try:
-            self._identity.rise_above(await store.highest_id())
-            self._identity.at_least("epoch", store.epoch)
-        except OSError as e:
-            raise StartError(storage_trouble(self.config.storage.path, e)) from e
+    async def _serve(
+        self, store: Store, ready: Callable[["Appliance"], None] | None, beating: asyncio.Task[None]
+    ) -> None:
         self._say_notices()
         committing = self.supervisor.service("store", store.run, vital=True)
         rooms = await self._build(store)
@@ -248,7 +217,7 @@ class Appliance:
             rooms.lanes.stop()
             await rooms.listener.close(_RECEIVE_GRACE)
         await self.supervisor.finish(tasks.finishing, _SEND_GRACE)
-        self.supervisor.cancel(tasks.background)
+        self.supervisor.cancel([*tasks.background, beating])
         rooms.index.close()
         await self.supervisor.finish([indexing], _STORE_GRACE)
         await _note(store, events.stopped())
@@ -263,8 +232,8 @@ class Appliance:
         ledger = self._ledger()
         admission = Admission(board, journal, clock, ledger)
         guard = DiskGuard(self._spool, self._syncer, admission, journal, clock)
-        free, reserve = self._spool.free_bytes, ledger.reserve
-        self._collector = Collector(config, self._identity.device, store.reading, board, journal, clock, free, reserve)
+        free, kept = self._spool.free_bytes, ledger.reserve
+        self._collector = Collector(config, self._identity.device, store.reading, board, journal, clock, free, kept)
         index = Index(self._spool, self._syncer, store, admission, board, journal, clock)
         door = self._door(index, admission, guard)
         lanes = self._lanes = Lanes(
@@ -280,6 +249,16 @@ class Appliance:
         for name in await store.paused():
             lanes.pause(name)
         control = Control(store, lanes)
+        proving = Proving(
+            config,
+            self._credentials,
+            store,
+            lanes,
+            board=board,
+            journal=journal,
+            clock=clock,
+            on_record=lambda: self._recovering is not None and self._recovering.done(),
+        )
         handover = HandoverService(DoorReceiver(door, store, self._syncer.run, journal), board, journal, clock)
         return _Rooms(
             ledger=ledger,
@@ -288,13 +267,16 @@ class Appliance:
             index=index,
             door=door,
             lanes=lanes,
+            proving=proving,
             listener=Listener(
                 config,
                 ReceivePolicy(config, admission, board, journal),
-                {CommandField.C_STORE_RQ: StoreService(door)},
+                {CommandField.C_STORE_RQ: StoreService(door), **proving.services},
                 self.supervisor.spawn,
             ),
-            local=LocalServer(config.storage.path, self.snapshot, control, self.supervisor.spawn, handover.serve),
+            local=LocalServer(
+                config.storage.path, self.snapshot, store.studies, control, self.supervisor.spawn, handover.serve
+            ),
             remote=self._remote(store, control),
         )
 
@@ -304,12 +286,14 @@ class Appliance:
         if not self._offline:
             await rooms.listener.open(self._credentials, self.clock.trusted)
             self.ports, self.tls_ports = rooms.listener.ports, rooms.listener.tls_ports
-        await rooms.local.open()
+        self.supervisor.spawn(_note(store, events.started(self._identity.session, __version__)), "start")
+        opened = await self._open_local(rooms.local)
         recover = self._recovery(store, rooms.index, first_id)
         finishing = rooms.lanes.start(recover(store.mended))
-        background = self._background(store, rooms, recover)
+        background = [*self._background(store, rooms, recover), *opened]
         rooms.admission.open("starting")
         if not self._offline:
+            background += rooms.proving.start(self.supervisor)
             background += start_watches(
                 self.config,
                 store,
@@ -321,11 +305,27 @@ class Appliance:
                 journal=self.journal,
                 clock=self.clock,
             )
-        self.supervisor.spawn(_note(store, events.started(self._identity.session, __version__)), "start")
         if rooms.remote is not None:
             finishing.append(self.supervisor.service("telemetry", rooms.remote.telemetry.run))
             background.append(self.supervisor.service("trial", rooms.remote.configurator.watch))
         return _Tasks(finishing, background)
+
+    async def _open_local(self, local: LocalServer) -> list[asyncio.Task[None]]:
+        """Open the socket of the command line; on a disk that has no room for it, later: images do not wait for it."""
+
+        async def keep_trying() -> None:
+            while True:
+                await asyncio.sleep(_LOCAL_EVERY)
+                with contextlib.suppress(OSError):
+                    await local.open()
+                    return
+
+        try:
+            await local.open()
+        except OSError as e:
+            log.warning("the command line finds nobody yet: the socket cannot be made", error=e.strerror or str(e))
+            return [self.supervisor.service("local", keep_trying)]
+        return []
 
     async def _until_stopped(self) -> None:
         failure = asyncio.ensure_future(self.supervisor.failure())
@@ -354,10 +354,8 @@ class Appliance:
         self._certificates.say_troubles()
 
     def _ledger(self) -> Ledger:
-        total, reserve = self._spool.total_bytes(), self.config.storage.reserve
-        if reserve is None:
-            reserve = min(DEFAULT_RESERVE, total // 10)
-        return Ledger(self._spool.free, reserve, margin(total))
+        total = self._spool.total_bytes()
+        return Ledger(self._spool.free, reserve(self.config.storage.reserve, total), margin(total))
 
     def _recovery(self, store: Store, index: Index, first_id: int) -> Callable[[Mended | None], asyncio.Event]:
         """Return what starts a recovery: at start, and whenever the database was opened anew.
@@ -377,7 +375,7 @@ class Appliance:
                 first_id,
                 everything=mended is Mended.ANEW,
             )
-            self.supervisor.spawn(recovery.run(), "recovery")
+            self._recovering = self.supervisor.spawn(recovery.run(), "recovery")
             return recovery.parts_done
 
         return recover
@@ -397,8 +395,8 @@ class Appliance:
         service, journal, clock = self.supervisor.service, self.journal, self.clock
         return [
             service("observer", Observer(self.config, store.reading, journal, rooms.admission.refusal).run),
+            service("overdue", ProofWatch(self.config, store.reading, store.oldest_proof, journal).run),
             service("ripen", lambda: self._ripen(store), vital=True),
-            service("heartbeat", self._notifier.heartbeat, vital=True),
             service("keeper", lambda: store.keep(broken, back), vital=True),
             service("disk", rooms.guard.run, vital=True),
             service("retention", self._retention(store, rooms.ledger).run),
@@ -482,23 +480,6 @@ class Appliance:
             with contextlib.suppress(StoreError):  # said by the store's keeper; what is ripe stays ripe
                 if await store.ripe():
                     await store.ripen()
-
-
-def _lock(storage: Path) -> int:
-    """Take the storage path for this process. Raises `StartError`."""
-    try:
-        storage.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(storage / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        raise StartError(storage_trouble(storage, e)) from e
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        os.close(lock)
-        raise StartError(
-            f"Another appliance is running on {storage}: stop it, or set storage.path to another folder."
-        ) from e
-    return lock
 
 
 async def _note(store: Store, event: Event) -> None:

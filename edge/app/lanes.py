@@ -60,6 +60,10 @@ class Lanes:
         """Whether there is a lane to ``name``."""
         return name in self._lanes
 
+    def gate(self, name: str) -> Gate:
+        """Return the gate of the destination ``name``, which must be there."""
+        return self._lanes[name].gate
+
     def hasten(self, name: str = "") -> None:
         """Open the gate of one destination, or of all."""
         for lane in self._lanes.values():

@@ -19,9 +19,10 @@ from edge.app import Appliance, StartError
 from edge.cli.main import FAILED, config_option, fail, json_option, print_json, read_config, run_async
 from edge.config import Config
 from edge.configfile import Loaded
-from edge.intake.handover import HandoverError, RemoteReceiver
-from edge.intake.importing import Import, Tally
-from edge.intake.taker import Fate
+from edge.intake.fate import Fate
+from edge.intake.importing import Import
+from edge.intake.remote import HandoverError, RemoteReceiver
+from edge.intake.tally import Tally
 from edge.intake.tree import plain
 from edge.local import NotRunningError, hand_over
 from edge.model import IMPORT, Source
@@ -50,40 +51,46 @@ def import_(
     """
     loaded = read_config(config_path)
     for path in paths:
-        if not path.exists():
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             fail(f"{path} is not there: check the name, or whether the medium is mounted.")
+        except OSError:
+            pass  # the summary says so, beside what is taken of the others
     source = Source(
         door=IMPORT,
         calling=ae_title,
         called=loaded.config.receive.titles[0],
-        address=plain(media or paths[0].resolve().name or "import"),
+        address=plain(media or Path(os.path.realpath(paths[0])).name or "import"),
     )
+    tally = Tally()
     try:
-        tally, offline = run_async(lambda: _run(loaded, paths, source, media=bool(media), again=again, quiet=as_json))
+        offline = run_async(lambda: _run(loaded, paths, source, tally, media=bool(media), again=again, quiet=as_json))
     except HandoverError as e:
-        fail(f"{e} Run it again: it goes on where it stopped.")
+        _print(tally, as_json=as_json)
+        fail(f"{e} {_again('Run it again: it goes on where it stopped.', again=again)}")
     except (StartError, CrashLoopError, StoreError, NotRunningError) as e:
         fail(str(e))
     except OSError as e:
-        fail(f"{e.filename or paths[0]} cannot be read: {e.strerror or e}.")
-    if as_json:
-        print_json(_summary(tally))
-    else:
-        _print(tally)
-        if offline:
-            click.echo("The appliance does not run: the objects wait in the spool until it does.")
+        fail(f"{e.filename or loaded.config.storage.path} cannot be read: {e.strerror or e}.")
+    _print(tally, as_json=as_json)
+    if offline and not as_json:
+        click.echo("The appliance does not run: the objects wait in the spool until it does.")
+    if tally.broken:
+        then = "Put it back in, or mend what is wrong with it, and run the same command again: nothing is taken twice."
+        fail(f"Not everything could be read. {_again(then, again=again)}")
     sys.exit(FAILED if tally.failures() else 0)
 
 
 async def _run(
-    loaded: Loaded, paths: tuple[Path, ...], source: Source, *, media: bool, again: bool, quiet: bool
-) -> tuple[Tally, bool]:
-    """Import; whether no appliance ran."""
+    loaded: Loaded, paths: tuple[Path, ...], source: Source, tally: Tally, *, media: bool, again: bool, quiet: bool
+) -> bool:
+    """Import, counting in ``tally``; whether no appliance ran."""
     config = loaded.config
     # what is printed is the summary, which gives each file's reason
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
-    async def work() -> Tally:
+    async def work() -> None:
         async with AsyncExitStack() as stack:
             receivers = []
             for _ in range(_READERS + 1):
@@ -104,21 +111,24 @@ async def _run(
                 media=media,
                 folder=config.storage.path,
                 room=lambda size: shutil.disk_usage(config.storage.path).free > 2 * size,
+                tally=tally,
             )
             showing = asyncio.ensure_future(_nothing() if quiet else _show(running))
             try:
-                return await running.run()
+                await running.run()
             finally:
                 showing.cancel()
                 await asyncio.wait((showing,))
 
     try:
-        return await work(), False
+        await work()
     except NotRunningError:
-        return await _offline(config, loaded.notices, work), True
+        await _offline(config, loaded.notices, work)
+        return True
+    return False
 
 
-async def _offline(config: Config, notices: tuple[str, ...], work: Callable[[], Awaitable[Tally]]) -> Tally:
+async def _offline(config: Config, notices: tuple[str, ...], work: Callable[[], Awaitable[None]]) -> None:
     """Do ``work`` with an appliance that is started for it and takes nothing else. Raises `StartError`."""
     storage = config.storage.path
     if os.geteuid() == 0 and storage.exists() and storage.stat().st_uid != 0:
@@ -134,7 +144,7 @@ async def _offline(config: Config, notices: tuple[str, ...], work: Callable[[], 
         await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
-        return await work()
+        await work()
     finally:
         waiting.cancel()
         appliance.stop()
@@ -191,17 +201,26 @@ def _summary(tally: Tally) -> dict[str, object]:
         "already_there": tally.objects[Fate.ALREADY],
         "not_dicom": tally.objects[Fate.NOT_DICOM],
         "refused": tally.failures(),
-        "reasons": tally.refused,
+        "reasons": [*tally.broken, *tally.refused],
     }
 
 
-def _print(tally: Tally) -> None:
+def _print(tally: Tally, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_summary(tally))
+        return
     objects = tally.objects
     click.echo(f"taken          {objects[Fate.TAKEN]}")
     click.echo(f"already there  {objects[Fate.ALREADY]}")
     click.echo(f"not DICOM      {objects[Fate.NOT_DICOM]}")
     click.echo(f"refused        {tally.failures()}")
-    for refusal in tally.refused:
+    named = [*tally.broken, *tally.refused]
+    for refusal in named:
         click.echo(f"  {refusal.path}: {refusal.why}")
-    if tally.failures() > len(tally.refused):
-        click.echo(f"  and {tally.failures() - len(tally.refused)} more")
+    if tally.failures() > len(named):
+        click.echo(f"  and {tally.failures() - len(named)} more")
+
+
+def _again(then: str, *, again: bool) -> str:
+    """Say what to do next; with ``--again``, what was taken until now would be taken once more."""
+    return then.replace("again:", "again, but without --again:") if again else then

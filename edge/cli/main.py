@@ -41,6 +41,7 @@ class LazyGroup(click.Group):
         "status": "reads",
         "queue": "reads",
         "trace": "reads",
+        "studies": "studies",
         "retry": "acts",
         "hold": "acts",
         "release": "acts",

@@ -66,14 +66,14 @@ async def _serve(loaded: Loaded, path: Path, twin: Twin) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, appliance.stop)
-    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(appliance, path))
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(appliance, path, twin))
     await appliance.run(_announce)
     return appliance.again
 
 
-def _reload(appliance: Appliance, path: Path) -> None:
+def _reload(appliance: Appliance, path: Path, twin: Twin) -> None:
     try:
-        appliance.reload(load(path).config)
+        appliance.reload(twin.load(load(path)).config)
     except ConfigError as e:
         appliance.reload(None, "; ".join(map(str, e.problems)))
 

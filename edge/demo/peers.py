@@ -1,6 +1,7 @@
-"""Both ends of the demonstration: a PACS that can be switched off, and a modality that sends studies."""
+"""Both ends of the demonstration: a PACS that can be switched off and commits to what it has, and a modality."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -9,12 +10,24 @@ from typing import Final
 from edge.demo.phantom import CT, Image
 from edge.dicom import command as dimse
 from edge.dicom import status
-from edge.dicom.acceptor import Acceptor, Peer
+from edge.dicom.acceptor import Acceptor, Peer, Service
 from edge.dicom.association import Association, Message
 from edge.dicom.command import CommandField
-from edge.dicom.pdu import AssociateReject, AssociateRequest
+from edge.dicom.commitment import (
+    INSTANCE,
+    MOST_BYTES,
+    NO_SUCH_INSTANCE,
+    ActionInformation,
+    Report,
+    decode_action,
+    encode_report,
+)
+from edge.dicom.dataset import SYNTAXES
+from edge.dicom.pdu import AssociateReject, AssociateRequest, Role
 from edge.dicom.requestor import Address, connect
-from edge.dicom.uids import is_storage
+from edge.dicom.uids import STORAGE_COMMITMENT, is_storage
+from edge.forward.reach import FAILURES
+from edge.model import Failure
 from edge.supervise import Supervisor
 
 LOOPBACK: Final = "127.0.0.1"
@@ -37,11 +50,14 @@ class _Hashing:
 
 
 class Pacs:
-    """Counts what it was given, by digest."""
+    """Counts what it was given, by digest, and commits to keep it."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.received: Counter[bytes] = Counter()
         self.port = 0
+        self.reports_to = 0
+        """The port of the appliance."""
+        self._kept: set[str] = set()
         self._supervisor = supervisor
         self._acceptor: Acceptor | None = None
 
@@ -52,7 +68,8 @@ class Pacs:
 
     async def start(self) -> None:
         """Switch on, on the same port as before."""
-        self._acceptor = Acceptor(self, {CommandField.C_STORE_RQ: self.store}, spawn=self._supervisor.spawn)
+        services: dict[int, Service] = {CommandField.C_STORE_RQ: self.store, CommandField.N_ACTION_RQ: self.commit}
+        self._acceptor = Acceptor(self, services, spawn=self._supervisor.spawn)
         self.port = await self._acceptor.listen(LOOPBACK, self.port)
 
     async def stop(self) -> None:
@@ -66,19 +83,46 @@ class Pacs:
         sink = _Hashing()
         await association.receive_dataset(message, sink)
         self.received[sink.hash.digest()] += 1
+        self._kept.add(message.command.sop_instance_uid)
         association.send_command(message.context.id, dimse.response(message.command, status.SUCCESS))
+
+    async def commit(self, association: Association, message: Message, _peer: Peer, /) -> None:
+        """Take a commitment request, and report on it over an association of our own."""
+        data = await association.receive_whole(message, MOST_BYTES)
+        association.send_command(message.context.id, dimse.response(message.command, status.SUCCESS))
+        self._supervisor.spawn(self._report(decode_action(data, message.context.transfer_syntax)), "report")
+
+    async def _report(self, request: ActionInformation) -> None:
+        asked = request.references
+        report = Report(
+            request.transaction_uid,
+            tuple(one for one in asked if one.sop_instance_uid in self._kept),
+            tuple(Failure(one, NO_SUCH_INSTANCE) for one in asked if one.sop_instance_uid not in self._kept),
+        )
+        address = Address(host=LOOPBACK, port=self.reports_to, called="EDGE", calling="PACS")
+        with contextlib.suppress(*FAILURES):  # then it is asked again
+            line = await connect(
+                address, [(STORAGE_COMMITMENT, SYNTAXES)], (Role(STORAGE_COMMITMENT, scu=False, scp=True),)
+            )
+            data = encode_report(report, line.syntax_of(STORAGE_COMMITMENT))
+            await line.report(STORAGE_COMMITMENT, INSTANCE, report.event_type, data)
+            await line.release()
 
     def admit(self, request: AssociateRequest, address: str) -> AssociateReject | None:  # noqa: ARG002
         """Let everyone in."""
         return None
 
     def offers(self, abstract_syntax: str) -> bool:
-        """Take every storage SOP class."""
-        return is_storage(abstract_syntax)
+        """Take every storage SOP class, and commitment."""
+        return is_storage(abstract_syntax) or abstract_syntax == STORAGE_COMMITMENT
 
-    def knows(self, transfer_syntax: str) -> bool:  # noqa: ARG002
+    def knows(self, transfer_syntax: str, abstract_syntax: str) -> bool:
         """Take every transfer syntax."""
-        return True
+        return abstract_syntax != STORAGE_COMMITMENT or transfer_syntax in SYNTAXES
+
+    def privileged(self, request: AssociateRequest, address: str) -> bool:  # noqa: ARG002
+        """Prefer nobody."""
+        return False
 
     def report(self, peer: Peer, text: str) -> None:
         """Nobody asks."""

@@ -88,8 +88,12 @@ class Policy(Protocol):
         """Whether a presentation context for ``abstract_syntax`` is accepted."""
         ...
 
-    def knows(self, transfer_syntax: str) -> bool:
-        """Whether ``transfer_syntax`` can be kept."""
+    def knows(self, transfer_syntax: str, abstract_syntax: str) -> bool:
+        """Whether ``transfer_syntax`` is taken in a presentation context for ``abstract_syntax``."""
+        ...
+
+    def privileged(self, request: AssociateRequest, address: str) -> bool:
+        """Whether the peer may use the places that are kept in reserve. Asked of those whom `admit` let in."""
         ...
 
     def report(self, peer: Peer, text: str) -> None:
@@ -110,6 +114,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
     associations: int = 32
     per_address: int = 8
+    reserved: int = 4
+    """Associations beyond both, for whom `Policy.privileged` names."""
     max_pdu: int = 256 * 1024
     waiting: int = 128
     """Connections without an association, from the TCP handshake on; those that are being closed too."""
@@ -123,6 +129,8 @@ class _Connection:
     association: Association | None = None
     open: bool = False
     """Whether it counts as an association."""
+    reserved: bool = False
+    """Whether its association has a place of the reserve."""
     making_room: bool = False
     was_idle: bool = False
     """Whether it makes room from between two messages, so that it can be released in order."""
@@ -133,7 +141,8 @@ class Acceptor:
 
     One address can neither take all associations nor all connections: it has a share of each, and beyond it only its
     own make room. Of associations the one that is idle longest gives way before anyone is refused, then one whose
-    message rests; of connections that wait, the oldest of the address that has most.
+    message rests; of connections that wait, the oldest of the address that has most. A few places are kept in reserve
+    for reports that must come in whoever else is there.
     """
 
     def __init__(
@@ -281,7 +290,7 @@ class Acceptor:
     async def _negotiate(self, connection: _Connection, association: Association, request: AssociateRequest) -> bool:
         peer = connection.peer
         reject = self._unsupported(request, peer) or self._policy.admit(request, peer.address)
-        if reject is None and (self._closing or not self._make_room(connection)):
+        if reject is None and (self._closing or not self._find_place(connection, request)):
             reject = LOCAL_LIMIT
             self._policy.limit(peer, f"{describe(peer)} was refused: too many associations.")
         if reject is not None:
@@ -315,10 +324,19 @@ class Acceptor:
             return CONTEXT_UNKNOWN
         return None
 
+    def _find_place(self, newcomer: _Connection, request: AssociateRequest) -> bool:
+        """Tell whether there is a place, in the reserve for who may use it, else among all."""
+        if self._policy.privileged(request, newcomer.wire.address):
+            reserve = [c for c in self._connections.values() if c.open and c.reserved]
+            if len(reserve) < self._capacity.reserved or self._end_one(reserve, _AT_WORK, _STALLED):
+                newcomer.reserved = True
+                return True
+        return self._make_room(newcomer)
+
     def _make_room(self, newcomer: _Connection) -> bool:
         """Have an association end that is idle or stalled, where there are too many. Tell whether there is room now."""
         address = newcomer.wire.address
-        standing = [c for c in self._connections.values() if c.open]
+        standing = [c for c in self._connections.values() if c.open and not c.reserved]
         shares = Counter(c.wire.address for c in standing)
         if shares[address] >= self._capacity.per_address:
             own = [c for c in standing if c.wire.address == address]

@@ -116,6 +116,30 @@ class Discard:
         """Nothing to do."""
 
 
+class Gather:
+    """A sink that keeps at most ``most`` bytes, and has the peer cut off that sends more."""
+
+    def __init__(self, most: int) -> None:
+        self.pressure = False
+        self._data = bytearray()
+        self._most = most
+
+    def value(self) -> bytes:
+        """Give what came."""
+        return bytes(self._data)
+
+    def write(self, fragment: memoryview, /) -> None:
+        """Keep the fragment, unless it is too much."""
+        if len(self._data) + len(fragment) > self._most:
+            self.pressure = True
+        else:
+            self._data += fragment
+
+    async def relieve(self) -> None:
+        """Nothing makes room here. Raises `LimitError`."""
+        raise LimitError(f"a dataset that must be held is longer than {self._most >> 10} KiB")
+
+
 class Message(msgspec.Struct, frozen=True):
     """A command set and the presentation context it came on. Its dataset, if any, is still on the wire."""
 
@@ -184,14 +208,33 @@ class Association:
 
     # messages in
 
-    async def receive_command(self) -> Message:
-        """Wait for the next command set. Raises `ReleasedError` when the peer is done."""
-        self.wire.deadline(self.limits.idle)
+    async def wait(self, seconds: float) -> bool:
+        """Wait until the peer sends anything; whether it did within ``seconds``. Only between two messages.
+
+        Raises `ConnectionLostError`. When nothing came the association stands as before.
+        """
+        self.wire.deadline(seconds)
+        try:
+            await self.wire.fill(1)
+        except ConnectionLostError:
+            self._over(Evt.EVT17)
+            raise
+        except DeadlineError:
+            return False
+        return True
+
+    async def receive_command(self, seconds: float | None = None) -> Message:
+        """Wait for the next command set, for ``seconds`` or as long as an association may be idle.
+
+        Raises `ReleasedError` when the peer is done.
+        """
+        patience = self.limits.idle if seconds is None else seconds
+        self.wire.deadline(patience)
         self._idle_since = asyncio.get_running_loop().time()
         try:
             length, context_id, control = await self._fragment()
         except DeadlineError as e:
-            raise DeadlineError(f"it said nothing for {self.limits.idle:g} s") from e
+            raise DeadlineError(f"it said nothing for {patience:g} s") from e
         finally:
             self._idle_since = None
         self._progress_at = self.wire.deadline(self.limits.response)
@@ -221,6 +264,16 @@ class Association:
         except DeadlineError as e:
             rate = self.limits.least_rate / 1024
             raise DeadlineError(f"the dataset comes slower than {rate:g} KiB/s") from e
+
+    async def receive_whole(self, message: Message, most: int) -> bytes:
+        """Take the dataset of ``message`` into memory; empty where none follows.
+
+        One longer than ``most`` bytes ends the association with `LimitError`.
+        """
+        gather = Gather(most)
+        if message.command.has_dataset:
+            await self.receive_dataset(message, gather)
+        return gather.value()
 
     async def _stream(self, message: Message, sink: Sink) -> None:
         wire, pace = self.wire, self.limits.pace

@@ -56,10 +56,18 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     error_comment: str = ""
     originator: str = ""
     """Move Originator AE title (0000,1030)."""
+    event_type: int | None = None
+    """Event Type ID (0000,1002)."""
+    action_type: int | None = None
+    """Action Type ID (0000,1008)."""
 
 
 def _text(raw: bytes) -> str:
     return raw.decode("latin-1").strip(" \0")
+
+
+def _number(raw: bytes | None) -> int | None:
+    return _U16.unpack(raw)[0] if raw else None
 
 
 def decode(data: bytes | bytearray | memoryview) -> Command:
@@ -78,7 +86,6 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
         responded = values.get(0x0120)
         message = responded if responded is not None and field & RESPONSE else values.get(0x0110, b"\0\0")
         kind = values.get(0x0800)
-        status = values.get(0x0900)
         return Command(
             field=field,
             message_id=_U16.unpack(message)[0],
@@ -86,9 +93,11 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
             sop_instance_uid=_text(values.get(0x1000) or values.get(0x1001, b"")),
             has_dataset=kind is not None and _U16.unpack(kind)[0] != NO_DATASET,
             priority=_U16.unpack(values.get(0x0700, b"\0\0"))[0],
-            status=_U16.unpack(status)[0] if status else None,
+            status=_number(values.get(0x0900)),
             error_comment=_text(values.get(0x0902, b"")),
             originator=_text(values.get(0x1030, b"")),
+            event_type=_number(values.get(0x1002)),
+            action_type=_number(values.get(0x1008)),
         )
     except KeyError as e:
         raise InvalidCommand("the command set has no Command Field (0000,0100)") from e
@@ -138,10 +147,46 @@ def echo_request(message_id: int) -> bytes:
     )
 
 
+def find_request(message_id: int, sop_class_uid: str, priority: int = 0) -> bytes:
+    """C-FIND-RQ (PS3.7 9.3.2.1). ``priority``: 0 medium, 1 high, 2 low."""
+    return _whole(
+        _ui(0x0002, sop_class_uid)
+        + _us(0x0100, CommandField.C_FIND_RQ)
+        + _us(0x0110, message_id)
+        + _us(0x0700, priority)
+        + _us(0x0800, _DATASET)
+    )
+
+
+def event_report_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int) -> bytes:
+    """N-EVENT-REPORT-RQ with a dataset (PS3.7 10.3.1.1)."""
+    return _whole(
+        _ui(0x0002, sop_class_uid)
+        + _us(0x0100, CommandField.N_EVENT_REPORT_RQ)
+        + _us(0x0110, message_id)
+        + _us(0x0800, _DATASET)
+        + _ui(0x1000, sop_instance_uid)
+        + _us(0x1002, event_type)
+    )
+
+
+def action_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, action_type: int) -> bytes:
+    """N-ACTION-RQ with a dataset (PS3.7 10.3.4.1)."""
+    return _whole(
+        _ui(0x0003, sop_class_uid)
+        + _us(0x0100, CommandField.N_ACTION_RQ)
+        + _us(0x0110, message_id)
+        + _us(0x0800, _DATASET)
+        + _ui(0x1001, sop_instance_uid)
+        + _us(0x1008, action_type)
+    )
+
+
 def response(request: Command, status: int, comment: str = "") -> bytes:
     """Build the response to ``request``; ``comment`` is cut to the 64 characters of Error Comment (0000,0902).
 
-    What the request calls UIDs and are too long for any is not sent back.
+    What the request calls UIDs and are too long for any is not sent back. An event or action type is (PS3.7 10.3.1.2,
+    10.3.4.2): it must be there wherever a dataset is, and does no harm without one.
     """
     parts = []
     if 0 < len(request.sop_class_uid) <= _LONGEST_UID:
@@ -154,4 +199,8 @@ def response(request: Command, status: int, comment: str = "") -> bytes:
         parts.append(_lo(0x0902, comment, 64))
     if 0 < len(request.sop_instance_uid) <= _LONGEST_UID:
         parts.append(_ui(0x1000, request.sop_instance_uid))
+    if request.event_type is not None:
+        parts.append(_us(0x1002, request.event_type))
+    if request.action_type is not None:
+        parts.append(_us(0x1008, request.action_type))
     return _whole(b"".join(parts))

@@ -15,6 +15,7 @@ from edge.dicom.pdu import (
     ProposedContext,
     Role,
 )
+from edge.dicom.uids import STORAGE_COMMITMENT
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -29,14 +30,17 @@ def answer(
     proposed: ProposedContext,
     *,
     offers: Callable[[str], bool],
-    knows: Callable[[str], bool],
+    knows: Callable[[str, str], bool],
 ) -> AnsweredContext:
-    """Answer one proposal. ``offers`` tells which abstract syntaxes, ``knows`` which transfer syntaxes are taken."""
+    """Answer one proposal.
+
+    ``offers`` tells which abstract syntaxes are taken, ``knows`` which transfer syntaxes for an abstract syntax.
+    """
     if not offers(proposed.abstract_syntax):
         first = proposed.transfer_syntaxes[0] if proposed.transfer_syntaxes else ""
         return AnsweredContext(proposed.id, ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED, first)
     for syntax in proposed.transfer_syntaxes:
-        if knows(syntax):
+        if knows(syntax, proposed.abstract_syntax):
             return AnsweredContext(proposed.id, ContextResult.ACCEPTANCE, syntax)
     return AnsweredContext(proposed.id, ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED, "")
 
@@ -52,8 +56,12 @@ def accepted(request: AssociateRequest, answers: tuple[AnsweredContext, ...]) ->
 
 
 def roles(request: AssociateRequest, contexts: dict[int, Context]) -> tuple[Role, ...]:
-    """Answer role selection for what was accepted: the requestor stays SCU, and never becomes SCP (PS3.7 D.3.3.4)."""
+    """Answer role selection for what was accepted (PS3.7 D.3.3.4).
+
+    The requestor stays SCU and never becomes SCP, except of storage commitment: whoever opens an association only to
+    report is SCP there (PS3.4 J.3.3), and gets the roles that it asks for.
+    """
     taken = {context.abstract_syntax for context in contexts.values()}
     # once each, however often it was asked: the answer must fit its item
     asked = {role.sop_class_uid: role for role in request.user.roles if role.sop_class_uid in taken}
-    return tuple(Role(uid, scu=role.scu, scp=False) for uid, role in asked.items())
+    return tuple(Role(uid, scu=role.scu, scp=role.scp and uid == STORAGE_COMMITMENT) for uid, role in asked.items())

@@ -1,4 +1,7 @@
-"""The calling side: one association to a peer, kept while there is work; C-ECHO and C-STORE over it.
+"""The calling side: one association to a peer, kept while there is work, and what is asked and told over it.
+
+C-ECHO, C-STORE and C-FIND as SCU; N-ACTION; N-EVENT-REPORT as SCP of storage commitment. A peer may report to us on our
+own association too (PS3.4 J.3.3), also before it answers: who expects that names a `Taker`.
 
 Every wait has a total deadline; after a timeout in the middle of a message the association is aborted and never used
 again. Failures are exceptions here and become outcomes where somebody knows what they mean.
@@ -6,31 +9,46 @@ again. Failures are exceptions here and become outcomes where somebody knows wha
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from io import BytesIO
 from typing import Any, Final
 
 import msgspec
 
 from edge.dicom import command as dimse
-from edge.dicom.association import AbortedError, Association, Limits
+from edge.dicom import commitment, find, status
+from edge.dicom.association import AbortedError, Association, LimitError, Limits, Message
+from edge.dicom.command import CommandField
 from edge.dicom.fsm import Evt, Machine
-from edge.dicom.negotiation import accepted
+from edge.dicom.negotiation import Context, accepted
 from edge.dicom.pdu import (
     AssociateReject,
     AssociateRequest,
     InvalidPDU,
     PDUType,
     ProposedContext,
+    Role,
     UserInformation,
     decode_accept,
     decode_reject,
     encode_request,
 )
+from edge.dicom.uids import STORAGE_COMMITMENT, VERIFICATION
 from edge.dicom.wire import ConnectionLostError, DeadlineError, Wire
 from edge.model import Kind
 
 MOST_CONTEXTS: Final = 128
 """Odd ids from 1 to 255 (PS3.8 9.3.2.2)."""
+_PENDING: Final = (status.PENDING, status.PENDING_WARNING)
+_NAMES: Final = {VERIFICATION: "verification", STORAGE_COMMITMENT: "storage commitment"}
+MOST_REPORTS: Final = 1000
+"""N-EVENT-REPORTs that are taken on one association of ours."""
+
+Taker = Callable[[Message, bytes], Awaitable[int]]
+"""Takes an N-EVENT-REPORT with its dataset, empty where none came, and gives the status to answer with.
+
+What it raises passes through whoever waits then, after an abort.
+"""
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,10 +80,14 @@ class NoContextError(Exception):
 
 
 class Requestor:
-    """One association as requestor."""
+    """One association as requestor; one task uses it."""
 
-    def __init__(self, association: Association) -> None:
+    def __init__(self, association: Association, roles: tuple[Role, ...] = ()) -> None:
+        self.roles = roles
+        """What the peer answered to the roles that were asked for; peers that follow older rules answer nothing."""
         self._association = association
+        self._reports = 0
+        self._asking = False
         self._message_id = 0
         self._by_kind: dict[Kind, int] = {
             Kind(c.abstract_syntax, c.transfer_syntax): c.id for c in association.contexts.values()
@@ -74,23 +96,21 @@ class Requestor:
     @property
     def usable(self) -> bool:
         """Whether another message can be sent."""
-        return self._association.established
+        return self._association.established and not self._asking
 
     def takes(self, kind: Kind) -> bool:
         """Whether a presentation context for ``kind`` was accepted."""
         return kind in self._by_kind
 
-    async def echo(self) -> int:
-        """C-ECHO: the status. Raises `NoContextError` and what `Association` raises."""
-        for context in self._association.contexts.values():
-            if context.abstract_syntax == "1.2.840.10008.1.1":
-                break
-        else:
-            raise NoContextError("verification was refused")
-        self._message_id = self._message_id % 0xFFFF + 1
-        self._association.send_command(context.id, dimse.echo_request(self._message_id))
-        answered = await self._response()
-        return 0 if answered.status is None else answered.status
+    def syntax_of(self, abstract_syntax: str) -> str:
+        """Give the transfer syntax accepted for ``abstract_syntax``. Raises `NoContextError`."""
+        return self._context(abstract_syntax).transfer_syntax
+
+    async def echo(self) -> int | None:
+        """C-ECHO: the status; None where the answer has none. Raises `NoContextError` and what `Association` raises."""
+        context = self._context(VERIFICATION)
+        self._association.send_command(context.id, dimse.echo_request(self._next_id()))
+        return (await self._response()).command.status
 
     async def store(
         self,
@@ -107,20 +127,135 @@ class Requestor:
         context_id = self._by_kind.get(kind)
         if context_id is None:
             raise NoContextError(f"{kind.sop_class_uid} in {kind.transfer_syntax_uid} was refused")
+        request = dimse.store_request(self._next_id(), kind.sop_class_uid, sop_instance_uid)
+        await self._send(context_id, request, length, read)
+        return (await self._response()).command
+
+    async def action(
+        self,
+        abstract_syntax: str,
+        sop_instance_uid: str,
+        action_type: int,
+        dataset: bytes,
+        taker: Taker | None = None,
+    ) -> dimse.Command:
+        """N-ACTION with its dataset in `syntax_of` the abstract syntax (PS3.7 10.1.4): the response.
+
+        ``taker`` gets the reports that come before it. Raises `NoContextError` before anything is sent, and what
+        `Association` raises: then what the peer makes of the request is unknown.
+        """
+        context = self._context(abstract_syntax)
+        request = dimse.action_request(self._next_id(), abstract_syntax, sop_instance_uid, action_type)
+        return await self._ask(context, request, dataset, taker)
+
+    async def report(
+        self, abstract_syntax: str, sop_instance_uid: str, event_type: int, dataset: bytes
+    ) -> dimse.Command:
+        """N-EVENT-REPORT with its dataset in `syntax_of` the abstract syntax (PS3.7 10.1.1): the response.
+
+        Raises `NoContextError` before anything is sent, and what `Association` raises: then whether the peer took the
+        report is unknown.
+        """
+        context = self._context(abstract_syntax)
+        request = dimse.event_report_request(self._next_id(), abstract_syntax, sop_instance_uid, event_type)
+        return await self._ask(context, request, dataset, None)
+
+    async def find(self, abstract_syntax: str, identifier: bytes) -> AsyncGenerator[bytes, None]:
+        """C-FIND (PS3.7 9.1.2): the identifier of each pending answer as it comes, empty where one has none.
+
+        How many are taken is up to whoever iterates: to stop early aborts the association. Raises `FindError` for a
+        final status other than 0000, after which the association stands; `NoContextError` before anything is sent; and
+        what `Association` raises.
+        """
+        context = self._context(abstract_syntax)
+        self._asking = True
+        try:
+            request = dimse.find_request(self._next_id(), abstract_syntax)
+            await self._send(context.id, request, len(identifier), _from(identifier))
+            while (answer := await self._response()).command.status in _PENDING:
+                yield await self._held(answer, find.MOST_BYTES)
+            said = answer.command
+            if said.status is None:
+                raise await self._association.violated("the last answer has no status")
+            self._asking = False
+        finally:
+            if self._asking:
+                await self._association.abort()
+        if said.status != status.SUCCESS:
+            raise find.FindError(said.status, said.error_comment)
+
+    async def listen(self, seconds: float, taker: Taker) -> bool:
+        """Wait between two messages until a report comes and ``taker`` took it; whether one came within ``seconds``.
+
+        The association stands when none did. Raises `ReleasedError` where the peer is done with it, and what else
+        `Association` raises.
+        """
+        if not await self._association.wait(seconds):
+            return False
+        message = await self._association.receive_command(self._association.limits.response)
+        if not _is_report(message):
+            raise await self._association.violated("it sent something unasked that is no report")
+        await self._take(message, await self._held(message, commitment.MOST_BYTES), taker)
+        return True
+
+    def _context(self, abstract_syntax: str) -> Context:
+        for context in self._association.contexts.values():
+            if context.abstract_syntax == abstract_syntax:
+                return context
+        raise NoContextError(f"{_NAMES.get(abstract_syntax, abstract_syntax)} was refused")
+
+    def _next_id(self) -> int:
         self._message_id = self._message_id % 0xFFFF + 1
-        request = dimse.store_request(self._message_id, kind.sop_class_uid, sop_instance_uid)
+        return self._message_id
+
+    async def _ask(self, context: Context, request: bytes, dataset: bytes, taker: Taker | None) -> dimse.Command:
+        await self._send(context.id, request, len(dataset), _from(dataset))
+        answer = await self._response(taker)
+        await self._held(answer, commitment.MOST_BYTES)  # a reply that nobody asked for may follow
+        return answer.command
+
+    async def _send(
+        self, context_id: int, request: bytes, length: int, read: Callable[[int], Awaitable[bytes | bytearray]]
+    ) -> None:
         try:
             await self._association.send_message(context_id, request, length, read)
         except DeadlineError:
             await self._association.abort()
             raise
-        return await self._response()
 
-    async def _response(self) -> dimse.Command:
-        response = (await self._association.receive_command()).command
-        if not response.field & dimse.RESPONSE or response.message_id != self._message_id:
+    async def _response(self, taker: Taker | None = None) -> Message:
+        """Wait for the answer to what was asked last, as long as for one message; the taker's time does not count."""
+        left, loop = self._association.limits.response, asyncio.get_running_loop()
+        while True:
+            begun = loop.time()
+            message = await self._association.receive_command(left)
+            if taker is None or not _is_report(message):
+                break
+            report = await self._held(message, commitment.MOST_BYTES)
+            left = max(0.0, left - (loop.time() - begun))
+            await self._take(message, report, taker)
+        if not message.command.field & dimse.RESPONSE or message.command.message_id != self._message_id:
             raise await self._association.violated("the answer is to another question")
-        return response
+        return message
+
+    async def _take(self, message: Message, report: bytes, taker: Taker) -> None:
+        """Have a report taken and answer at once: the peer may wait for that before it answers us."""
+        self._reports += 1
+        if self._reports > MOST_REPORTS:
+            raise await self._association.violated("it reports without end")
+        try:
+            code = await taker(message, report)
+        except BaseException:
+            await self._association.abort()
+            raise
+        self._association.send_command(message.context.id, dimse.response(message.command, code))
+        await self._association.flush()
+
+    async def _held(self, message: Message, most: int) -> bytes:
+        try:
+            return await self._association.receive_whole(message, most)
+        except LimitError as e:
+            raise InvalidPDU(str(e)) from e
 
     async def release(self) -> None:
         """Release in order; never raises for the peer's faults."""
@@ -129,6 +264,19 @@ class Requestor:
     async def abort(self) -> None:
         """Abort at once."""
         await self._association.abort()
+
+
+def _is_report(message: Message) -> bool:
+    return message.command.field == CommandField.N_EVENT_REPORT_RQ
+
+
+def _from(data: bytes) -> Callable[[int], Awaitable[bytes]]:
+    source = BytesIO(data)
+
+    async def read(count: int) -> bytes:
+        return source.read(count)
+
+    return read
 
 
 def _tls(address: Address) -> dict[str, Any]:
@@ -143,8 +291,14 @@ def _tls(address: Address) -> dict[str, Any]:
     }
 
 
-async def connect(address: Address, proposals: Iterable[tuple[str, tuple[str, ...]]]) -> Requestor:
+async def connect(
+    address: Address,
+    proposals: Iterable[tuple[str, tuple[str, ...]]],
+    roles: Iterable[Role] = (),
+) -> Requestor:
     """Open an association proposing (abstract syntax, transfer syntaxes) pairs, at most `MOST_CONTEXTS`.
+
+    ``roles`` are asked for (PS3.7 D.3.3.4); without any we are SCU.
 
     Raises OSError (connecting; `socket.gaierror` for the name, `ssl.SSLError` for TLS), `RejectedError`,
     `DeadlineError`, `ConnectionLostError` (caused by an `ssl.SSLError` where the peer refused our certificate),
@@ -155,7 +309,7 @@ async def connect(address: Address, proposals: Iterable[tuple[str, tuple[str, ..
         called=address.called,
         calling=address.calling,
         contexts=contexts,
-        user=UserInformation(max_pdu=address.max_pdu),
+        user=UserInformation(max_pdu=address.max_pdu, roles=tuple(roles)),
     )
     machine = Machine(requestor=True)
     machine.fire(Evt.EVT1)
@@ -188,4 +342,4 @@ async def connect(address: Address, proposals: Iterable[tuple[str, tuple[str, ..
     association.contexts = accepted(request, accept.contexts)
     proposed = {context.id: context.transfer_syntaxes for context in contexts}
     association.contexts = {i: c for i, c in association.contexts.items() if c.transfer_syntax in proposed[i]}
-    return Requestor(association)
+    return Requestor(association, accept.user.roles)

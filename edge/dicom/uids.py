@@ -17,6 +17,10 @@ GE_PRIVATE: Final = "1.2.840.113619.5.2"
 """Implicit VR Little Endian with big-endian pixel data."""
 VERIFICATION: Final = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
+"""Storage Commitment Push Model (PS3.4 annex J)."""
+PATIENT_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
+STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+"""Query/Retrieve Information Models (PS3.4 C.6)."""
 
 
 def _dictionary() -> dict[str, tuple[str, str, str, str, str]]:

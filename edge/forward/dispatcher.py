@@ -15,6 +15,7 @@ import structlog
 
 from edge.board import DestinationGauge
 from edge.clock import Clock
+from edge.evidence import Evidence
 from edge.findings import Journal
 from edge.forward.backoff import backoff
 from edge.forward.gate import Gate
@@ -237,7 +238,9 @@ class Lane:
                 self._later = 0
                 self.gate.succeed()
                 self._gauge.rate.add(parcel.length)
-                return self._settlement(parcel, DeliveryState.ACCEPTED, outcome.code, outcome.detail)
+                return self._settlement(
+                    parcel, DeliveryState.ACCEPTED, outcome.code, outcome.detail, evidence=outcome.evidence
+                )
             case TryLater():
                 self._later += 1
                 if self._later >= _LATER_IN_A_ROW:
@@ -279,6 +282,7 @@ class Lane:
         *,
         strikes: int = 0,
         not_before: float | None = None,
+        evidence: Evidence | None = None,
     ) -> Settlement:
         return Settlement(
             delivery=parcel.delivery,
@@ -289,6 +293,7 @@ class Lane:
             detail=detail,
             strikes=strikes,
             not_before=not_before,
+            evidence=evidence,
         )
 
     def _untouched(self, parcel: Parcel) -> Settlement:

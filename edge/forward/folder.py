@@ -8,9 +8,11 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from edge.config import FolderDestination
+from edge.evidence import Evidence
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
 from edge.fsync import sync_path
 from edge.model import Need
@@ -35,7 +37,7 @@ class FolderTransport:
 
     async def open(self, needs: Sequence[Need]) -> "FolderTransport | Unreachable":  # noqa: ARG002 - the seam's
         """See whether the folder is there."""
-        if await self._syncer.run(self._path.is_dir):
+        if await self._syncer.run(partial(is_there, self._path)):
             return self
         return Unreachable("FOLDER_MISSING", f"{self._path} is not there: is it mounted?")
 
@@ -79,4 +81,12 @@ class FolderTransport:
             return Refused("FILE_DAMAGED", "the stored file is not what was received: its digest differs")
         except OSError as e:
             return Unreachable("FOLDER_FAILED", f"{self._path} cannot be written: {e.strerror}.", midway=True)
-        return Accepted("COPIED")
+        return Accepted("COPIED", Evidence.COPIED)
+
+
+def is_there(folder: Path) -> bool:
+    """Whether ``folder`` is there for us; a share that went stale, or that we may not enter, is not."""
+    try:
+        return folder.is_dir()
+    except OSError:
+        return False

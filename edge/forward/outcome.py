@@ -10,12 +10,14 @@ import msgspec
 
 from edge.dicom import status
 from edge.dicom.status import StatusClass
+from edge.evidence import Evidence
 
 
 class Accepted(msgspec.Struct, frozen=True):
     """The destination said yes for this instance."""
 
     code: str
+    evidence: Evidence
     detail: str = ""
     """The warning it said it with, if any."""
 
@@ -59,16 +61,16 @@ def from_status(code: int | None, comment: str = "") -> Outcome:
     name = f"{code:04X}"
     detail = status.meaning(code) + (f" It says: {comment}" if comment else "")
     if code == status.SUCCESS:
-        return Accepted(name)
+        return Accepted(name, Evidence.STORE_SUCCESS)
     if code == status.NOT_AUTHORIZED:
         return Unreachable("NOT_AUTHORIZED", detail, midway=True)
     if code in _LATER:
         return TryLater(name, detail)
     if code in _WARNINGS:
-        return Accepted(name, detail)
+        return Accepted(name, Evidence.STORE_WARNING, detail)
     kind = status.classify(code)
     if kind is StatusClass.WARNING:
-        return Accepted(name, detail)
+        return Accepted(name, Evidence.STORE_WARNING, detail)
     if kind is StatusClass.OUT_OF_RESOURCES:
         return TryLater(name, detail)
     if kind is StatusClass.CANNOT_UNDERSTAND:

@@ -9,7 +9,8 @@ from edge.config import Destination, DimseDestination, FolderDestination
 from edge.dicom import status
 from edge.dicom.requestor import NoContextError, connect
 from edge.dicom.uids import IMPLICIT_LITTLE, VERIFICATION
-from edge.forward.dimse import FAILURES, ORIGINAL, address_of, diagnose
+from edge.forward.folder import is_there
+from edge.forward.reach import FAILURES, ORIGINAL, OWN_TITLE, address_of, diagnose
 from edge.tls import TlsError, client_context
 
 
@@ -27,7 +28,7 @@ async def probe(destination: Destination, *, trusted: bool) -> Probe:
     """Ask ``destination``. ``trusted``: whether this box knows the time. Never raises for the destination's faults."""
     match destination:
         case FolderDestination():
-            if await asyncio.to_thread(destination.path.is_dir):
+            if await asyncio.to_thread(is_there, destination.path):
                 return Probe(0.0)
             return Probe(0.0, "FOLDER_MISSING", f"{destination.path} is not there: is it mounted?")
         case DimseDestination():
@@ -42,7 +43,7 @@ async def _echo(destination: DimseDestination, *, trusted: bool) -> Probe:
         context = client_context(destination.tls) if destination.tls is not None else None
     except TlsError as e:
         return Probe(0.0, "TLS_FILES", f"TLS cannot be used: tls.{e.key}: {e}.")
-    address = address_of(destination, "EDGE" if title == ORIGINAL else title, context)
+    address = address_of(destination, OWN_TITLE if title == ORIGINAL else title, context)
     begun = time.monotonic()
     try:
         requestor = await connect(address, [(VERIFICATION, (IMPLICIT_LITTLE,))])
@@ -56,4 +57,6 @@ async def _echo(destination: DimseDestination, *, trusted: bool) -> Probe:
         found = diagnose(e, destination, trusted=trusted)
         return Probe(time.monotonic() - begun, found.code, found.detail)
     taken = time.monotonic() - begun
+    if code is None:
+        return Probe(taken, "EMPTY_STATUS", "it answers C-ECHO without a status")
     return Probe(taken) if code == status.SUCCESS else Probe(taken, f"{code:04X}", status.meaning(code))

@@ -10,16 +10,27 @@ from edge.board import Board
 from edge.clock import Clock
 from edge.findings import Journal
 from edge.spool import Ledger, Reservation
+from edge.spool.ballast import LENGTH
 
 _LOOK_EVERY: Final = 0.5
 """Seconds between two looks at the free space."""
 DEFAULT_RESERVE: Final = 2 << 30
+"""Bytes."""
 _LARGEST_MARGIN: Final = 16 << 20
 
 
 def margin(total: int) -> int:
     """Bytes above the reserve, on a disk of ``total`` bytes, at which intake opens again; at half of it, it closes."""
     return min(_LARGEST_MARGIN, total // 16)
+
+
+def reserve(configured: int | None, total: int) -> int:
+    """Bytes that objects never take on a disk of ``total`` bytes.
+
+    Never fewer than the ballast gives back: a full disk that threw it overboard would seem to have room.
+    """
+    wanted = min(DEFAULT_RESERVE, total // 10) if configured is None else configured
+    return max(wanted, LENGTH)
 
 
 class Admission:

@@ -21,6 +21,7 @@ from edge.intake import seal as seals
 from edge.intake.admission import Admission
 from edge.intake.guard import DiskGuard
 from edge.intake.index import Index
+from edge.intake.oddity import odd_uids
 from edge.model import Header, Instance, Kind, Source
 from edge.routing import Leg, Routing
 from edge.spool import Identity, Part, Spool
@@ -220,6 +221,8 @@ class Door:
             raise MismatchError("the dataset's SOP Class UID (0008,0016) is not the command's")
         if header.problem:
             self._journal.note("ODD_OBJECT", "receive", header.problem)
+        if odd := odd_uids(header, incoming.sop_instance_uid):
+            self._journal.note("NONCONFORMING_UID", "receive", f"{odd}.")
 
     async def _set_aside(self, incoming: Incoming, why: str) -> None:
         """Keep what was refused, unsealed, with the reason beside it, for whoever looks into it."""

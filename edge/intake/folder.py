@@ -19,29 +19,26 @@ from edge.config import Watch
 from edge.findings import Journal
 from edge.intake import clearing, tree
 from edge.intake.answers import Answers
+from edge.intake.fate import Fate, Result
 from edge.intake.news import News
-from edge.intake.settling import Left, Settling
+from edge.intake.release import DONE, Release
+from edge.intake.settling import Settling
 from edge.intake.sweep import Sweep
-from edge.intake.taker import Fate, Result, Run, Taker
-from edge.intake.tree import ChangedError, Entry
+from edge.intake.taker import Taker
+from edge.intake.taking import Taking
+from edge.intake.threads import Run
+from edge.intake.tree import Entry
 from edge.store import Store, StoreError
 
 T = TypeVar("T")
 
-DONE: Final = "done"
-"""The folder, in the watched one, into which files are moved; it is not watched."""
-
-_SMALL: Final = 128 << 10
-_SMALL_AT_ONCE: Final = 64
-_LARGE_AT_ONCE: Final = 4
-"""Files taken at once, up to so many bytes and above: each costs its beginning in memory."""
 _BATCH: Final = 512
 _SOONEST: Final = 0.2
 _SHARE: Final = 4
 """The loop rests so many times as long as it looked, at least `_SOONEST` seconds."""
 _NO_ROOM_PAUSE: Final = 5.0
-_NAMED: Final = 3
-"""Files named in a finding."""
+_SLOW_PAUSE: Final = 2.0
+"""Seconds between looks, at least, while something goes on being taken."""
 _TEMPORARY: Final = (".part", ".partial", ".filepart", ".crdownload", ".tmp", ".temp")
 
 log = structlog.get_logger()
@@ -70,9 +67,9 @@ class FolderWatch:
         self._journal = journal
         self._clock = clock
         self._place = f"watch {self.name}"
-        self._settling = Settling(watch.settle)
-        self._stuck = ""
-        """Why a file that was taken could be neither moved nor deleted, in this pass."""
+        self._settling = Settling(watch.settle, watch.patience)
+        self._release = Release(watch, run)
+        self._taking = Taking(self._take)
         self._no_room = False
         self._ripe_in: float | None = None
         """Seconds from the end of the last pass to when something may be finished."""
@@ -80,8 +77,6 @@ class FolderWatch:
         """Seconds that the last pass spent on looking, not on taking."""
         self._hint = asyncio.Event()
         self._answers = Answers(watch.path, f"watch.{self.name}", journal, clock)
-        self._large: set[str] = set()
-        """Files for which there was no room, in this pass."""
         self._sweep = Sweep(watch.path, self._place, store, run, clock)
 
     async def run(self) -> None:
@@ -92,13 +87,15 @@ class FolderWatch:
             while True:
                 self._hint.clear()
                 if await self._look():
-                    await self._run(news.begin)
+                    if await self._run(news.begin):
+                        self._hint.set()  # what came between the look and the first news
                 else:
                     news.end()
                 await self._rest()
         finally:
             asking.cancel()
             news.end(over=True)
+            await self._taking.end()
 
     async def _look(self) -> bool:
         """Go through the folder once; whether it is there."""
@@ -117,9 +114,10 @@ class FolderWatch:
 
     async def _pass(self) -> None:
         """Look at every file, take those that are ripe. Raises OSError where the folder cannot be read."""
-        self._settling.begin()
-        self._large.clear()
-        self._no_room, self._ripe_in, self._stuck, self._looked = False, None, "", 0.0
+        self._settling.begin(self._clock.monotonic())
+        self._release.begin()
+        self._no_room, self._ripe_in, self._looked = False, None, 0.0
+        self._taking.check()
         await self._sweep.begin()
         entries = tree.walk(self._watch.path, DONE)
         try:
@@ -133,11 +131,9 @@ class FolderWatch:
             task = asyncio.current_task()
             if task is None or not task.cancelling():  # else nobody waits for a share that may hang
                 await closing
-        now = self._clock.monotonic()
-        for left in self._settling.left(now, 0.0):
-            if left.entry.path in self._large:
-                left.again = max(left.again, now + self._watch.rescan)
-        self._ripe_in = self._settling.end(now)
+        self._ripe_in = self._settling.end(self._clock.monotonic(), self._watch.rescan)
+        if self._taking.paths():
+            self._ripe_in = max(self._ripe_in or 0.0, _SLOW_PAUSE)
         await self._sweep.end()
 
     async def _listed(self, entries: Iterator[Entry]) -> list[Entry]:
@@ -146,36 +142,33 @@ class FolderWatch:
             return list(await self._run(lambda: list(islice(entries, _BATCH))))
 
     async def _batch(self, found: Sequence[Entry]) -> None:
-        entries = [entry for entry in found if not (clearing.hidden(entry) and await self._put_back(entry))]
+        busy = self._taking.paths()
+        entries = [
+            entry
+            for entry in found
+            # where one is being taken, it may just be on its way
+            if not (clearing.hidden(entry) and (busy or await self._release.put_back(entry)))
+        ]
         files = [entry for entry in entries if not entry.odd]
         known = await self._timed(self._store.taken([entry.origin(self._place) for entry in files]))
         before = {entry.path for entry, was in zip(files, known, strict=True) if was}
         now = self._clock.monotonic()
         ripe = [entry for entry in entries if entry.path not in before and self._settling.ripe(entry, now)]
-        small, large = asyncio.Semaphore(_SMALL_AT_ONCE), asyncio.Semaphore(_LARGE_AT_ONCE)
-
-        async def one(entry: Entry) -> None:
-            async with small if entry.size <= _SMALL else large:
-                if not self._no_room:
-                    await self._take(entry)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for entry in ripe:
-                    group.create_task(one(entry))
-        except BaseExceptionGroup as e:
-            raise e.exceptions[0] from e
+        await self._taking.batch([entry for entry in ripe if entry.path not in busy])
         for entry in files:
-            if entry.path in before:
-                await self._release(entry)
+            if entry.path in before and entry.path not in busy:
+                await self._release.release(entry)
 
     async def _take(self, entry: Entry) -> None:
+        if self._no_room:
+            return
+        begun = self._clock.monotonic()
         if clearing.hidden(entry):
             result = Result(Fate.UNFINISHED, "it was on its way out of here, and another file has its name")
         elif _temporary(entry.path) and not entry.odd:
             result = Result(Fate.UNFINISHED, "its name is that of a file that is still written")
         else:
-            rested = self._settling.left_for(entry, self._clock.monotonic())
+            rested = self._settling.left_for(entry, begun)
             result = await self._taker.take(
                 self._watch.path, entry, entry.origin(self._place), believe=rested >= self._watch.patience
             )
@@ -183,49 +176,25 @@ class FolderWatch:
         self._gauge.taken += taken
         if result.fate in (Fate.TAKEN, Fate.ALREADY):
             self._settling.gone(entry)
-            await self._release(entry)
+            await self._release.release(entry)
         elif result.fate is Fate.NO_ROOM:
             self._no_room = True
         else:
-            if result.fate is Fate.TOO_LARGE:
-                self._large.add(entry.path)
-            self._settling.leave(entry, result.fate, result.why, self._clock.monotonic())
-
-    async def _release(self, entry: Entry) -> None:
-        """Do with a taken file what the configuration says."""
-        if self._watch.after == "keep":
-            return
-        act = partial(clearing.move, into=DONE) if self._watch.after == "move" else clearing.delete
-        try:
-            await self._run(partial(act, self._watch.path, entry))
-        except ChangedError:
-            pass  # another file has come in its place, and is looked at in its turn
-        except OSError as e:
-            self._stuck = f"{entry.path} in {self.name}: {e.strerror or e}"
-
-    async def _put_back(self, entry: Entry) -> bool:
-        """Give its name to a file that a kill left on its way: it is read again, and was taken or is taken then."""
-        try:
-            return bool(await self._run(partial(clearing.put_back, self._watch.path, entry)))
-        except FileNotFoundError:
-            return True  # somebody did
-        except OSError as e:
-            self._stuck = f"{entry.path} in {self.name}: {e.strerror or e}"
-            return False
+            now = self._clock.monotonic()
+            # what of an archive was taken is not looked at once more
+            self._settling.leave(entry, result.fate, result.why, now, 0.0 if taken else now - begun)
 
     def _tell(self, component: str) -> None:
         """Show what waits and what was left."""
-        now = self._clock.monotonic()
-        # a DICOMDIR is left without a word
-        named = [one for one in self._settling.left(now, self._watch.patience) if one.why]
-        self._gauge.waiting = self._settling.waiting()
-        self._gauge.left = len(named)
-        if named:
-            self._journal.state("WATCH_LEFT", component, _describe(self.name, named))
+        settling = self._settling
+        self._gauge.waiting = settling.waiting()
+        self._gauge.left = settling.told
+        if settling.told:
+            self._journal.state("WATCH_LEFT", component, _describe(self.name, settling.told, settling.named))
         else:
             self._journal.clear("WATCH_LEFT", component)
-        if self._stuck:
-            self._journal.state("WATCH_STUCK", component, self._stuck)
+        if self._release.stuck:
+            self._journal.state("WATCH_STUCK", component, self._release.stuck)
         else:
             self._journal.clear("WATCH_STUCK", component)
 
@@ -263,9 +232,9 @@ def _temporary(path: str) -> bool:
     return any(name.startswith((".", "~")) or name.lower().endswith(_TEMPORARY) for name in path.split("/"))
 
 
-def _describe(name: str, left: Sequence[Left]) -> str:
+def _describe(name: str, told: int, named: Sequence[tuple[str, str]]) -> str:
     """Say how many files were left, and why the first few were."""
-    few = "; ".join(f"{one.entry.path}: {one.why}" for one in left[:_NAMED])
-    more = f"; and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
-    files = "1 file" if len(left) == 1 else f"{len(left)} files"
+    few = "; ".join(f"{path}: {why}" for path, why in named)
+    more = f"; and {told - len(named)} more" if told > len(named) else ""
+    files = "1 file" if told == 1 else f"{told} files"
     return f"{files} in {name}: {few}{more}"

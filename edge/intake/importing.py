@@ -1,88 +1,31 @@
 """An import: files, folders, media, archives and spools of other boxes, read here and handed over to the appliance.
 
 What is there already is not handed over again, so an import that was stopped is simply begun again. Nothing is written
-where files are read.
+where files are read. A medium that fails or is pulled out ends the reading of its place and nothing else: `Tally` says
+so.
 """
 
 import asyncio
-import stat
-from collections import Counter
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-
-from edge.dicom.dicomdir import DirectoryError, referenced
-from edge.intake import tree
-from edge.intake.handover import Progress, RemoteReceiver
-from edge.intake.taker import Fate, Result, Run, Taker
+from edge.intake.fate import Fate, Result
+from edge.intake.handover import Progress
+from edge.intake.places import Place, entries, lacking, resolve
+from edge.intake.remote import RemoteReceiver
+from edge.intake.taker import Taker
+from edge.intake.tally import Tally
+from edge.intake.threads import Run
 from edge.intake.tree import Entry, plain
 from edge.model import Source
 
-MOST_REASONS: Final = 1000
-"""Files that are named with the reason why they were not taken."""
-_DICOMDIR: Final = "DICOMDIR"
 _BATCH: Final = 256
 _TELL_EVERY: Final = 1.0
 _NO_ROOM_PAUSE: Final = 5.0
-_FAILED: Final = (Fate.REFUSED, Fate.UNFINISHED, Fate.TOO_LARGE)
-"""What an object comes to that should have been taken."""
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """A file that was not taken. A name that is no UTF-8 is written out byte by byte."""
-
-    path: str
-    why: str
-
-
-@dataclass(slots=True)
-class Tally:
-    """What an import came to, so far."""
-
-    files: int = 0
-    bytes: int = 0
-    files_done: int = 0
-    bytes_done: int = 0
-    objects: Counter[Fate] = field(default_factory=Counter)
-    refused: list[Refusal] = field(default_factory=list)
-    missing: int = 0
-    """Files that a DICOMDIR names and that are not there."""
-    waits: str = ""
-    """Why the box takes nothing at the moment."""
-
-    def failures(self) -> int:
-        """How many objects were not taken although they should have been."""
-        return self.missing + sum(self.objects[fate] for fate in _FAILED)
-
-    def note(self, path: str, size: int, result: Result) -> None:
-        """Count the file ``path`` of ``size`` bytes."""
-        self.files_done += 1
-        self.bytes_done += size
-        self.objects.update(result.counts())
-        for name, why in result.reasons:
-            self.refuse(f"{path}!{name}", why)
-        if not result.reasons and result.fate in _FAILED:
-            self.refuse(path, result.why)
-
-    def refuse(self, path: str, why: str) -> None:
-        """Note why something was not taken."""
-        if len(self.refused) < MOST_REASONS:
-            self.refused.append(Refusal(plain(path), plain(why)))
-
-
-class _Place(NamedTuple):
-    """What is walked."""
-
-    root: Path
-    only: str
-    """The one file of it that is meant, if it is one."""
-    spool: bool
-    """Whether it is the spool of another box."""
 
 
 class _Later(NamedTuple):
@@ -109,12 +52,14 @@ class Import:
         media: bool,
         folder: Path,
         room: Callable[[int], bool],
+        tally: Tally,
     ) -> None:
         """``folder`` and ``room`` are for unpacking archives; ``source`` is who brings it all.
 
-        ``teller`` is a connection of its own, on which the appliance hears how far it is.
+        ``teller`` is a connection of its own, on which the appliance hears how far it is. ``tally`` is what everything
+        is counted in, as it comes.
         """
-        self.tally = Tally()
+        self.tally = tally
         self._paths = paths
         self._receivers = receivers
         self._teller = teller
@@ -125,9 +70,9 @@ class Import:
         self._room = room
         self._later: list[_Later] = []
 
-    async def run(self) -> Tally:
-        """Import everything. Raises OSError where a path cannot be read at all, `HandoverError`."""
-        places = [await self._run(partial(_resolve, path)) for path in self._paths]
+    async def run(self) -> None:
+        """Import everything that can be read. Raises `HandoverError`."""
+        places = [place for path in self._paths if (place := await self._run(partial(self._resolve, path)))]
         for place in places:
             await self._run(partial(self._count, place))
         telling = asyncio.ensure_future(self._tell())
@@ -139,23 +84,31 @@ class Import:
             telling.cancel()
             await asyncio.wait((telling,))
         await self._teller.tell(self._progress(over=True))
-        return self.tally
 
     def bytes_done(self) -> int:
         """Bytes of files that are done, and of those that are on their way."""
         return min(self.tally.bytes, self.tally.bytes_done + sum(receiver.sent for receiver in self._receivers))
 
-    def _count(self, place: _Place) -> None:
-        for entry in _entries(place):
-            self.tally.files += 1
-            self.tally.bytes += entry.size
+    def _resolve(self, path: Path) -> Place | None:
+        try:
+            return resolve(path)
+        except OSError as e:
+            self.tally.break_off(path, e)
+            return None
 
-    async def _import(self, place: _Place) -> None:
+    def _count(self, place: Place) -> None:
+        with contextlib.suppress(OSError):  # it is read once more, and then said
+            for entry in entries(place):
+                self.tally.files += 1
+                self.tally.bytes += entry.size
+
+    async def _import(self, place: Place) -> None:
         queue: asyncio.Queue[Entry | None] = asyncio.Queue(4 * len(self._receivers))
-        entries = _entries(place)
+        found = entries(place)
+        broken = len(self.tally.broken)
 
         async def feed() -> None:
-            while batch := await self._run(lambda: list(islice(entries, _BATCH))):
+            while batch := await self._run(partial(self._batch, place, found)):
                 for entry in batch:
                     await queue.put(entry)
             for _ in self._receivers:
@@ -168,10 +121,19 @@ class Import:
                 group.create_task(feed())
         except BaseExceptionGroup as e:
             raise e.exceptions[0] from None
-        if not place.only:
-            await self._run(partial(self._check_directory, place.root))
+        if not place.only and len(self.tally.broken) == broken:
+            await self._run(partial(self._compare, place.root))
 
-    async def _work(self, receiver: RemoteReceiver, place: _Place, queue: "asyncio.Queue[Entry | None]") -> None:
+    def _batch(self, place: Place, found: Iterator[Entry]) -> list[Entry]:
+        """Give the next files; none at the end, or behind what cannot be read."""
+        batch: list[Entry] = []
+        try:
+            batch.extend(islice(found, _BATCH))  # what came before an error stays in it
+        except OSError as e:
+            self.tally.break_off(place.root, e)
+        return batch
+
+    async def _work(self, receiver: RemoteReceiver, place: Place, queue: "asyncio.Queue[Entry | None]") -> None:
         taker = Taker(receiver, self._run, self._source, self._folder, self._room, spool=place.spool)
         while (entry := await queue.get()) is not None:
             result = await self._take(taker, place.root, entry)
@@ -197,26 +159,13 @@ class Import:
             taken = result.counts().get(Fate.TAKEN, 0)
             await asyncio.sleep(_NO_ROOM_PAUSE)
 
-    def _check_directory(self, root: Path) -> None:
+    def _compare(self, root: Path) -> None:
         """Look whether everything is there that the medium's own directory names."""
         try:
-            directories = [path for path in root.iterdir() if path.name.upper() == _DICOMDIR and _regular(path)]
+            for path, why in lacking(root):
+                self.tally.lack(path, why)
         except OSError as e:
-            self._missing(root, f"it cannot be looked through for a DICOMDIR: {e.strerror or e}")
-            return
-        for directory in directories:
-            try:
-                named = referenced(directory)
-            except DirectoryError as e:
-                self._missing(directory, str(e))
-                continue
-            for name in named:
-                if why := _absent(root, name):
-                    self._missing(root / name, f"the DICOMDIR names it, but {why}")
-
-    def _missing(self, path: Path, why: str) -> None:
-        self.tally.missing += 1
-        self.tally.refuse(str(path), why)
+            self.tally.break_off(root, e)
 
     async def _tell(self) -> None:
         while True:
@@ -243,43 +192,3 @@ def _count_once(result: Result, taken: int) -> None:
     if again:
         result.objects[Fate.ALREADY] -= again
         result.objects[Fate.TAKEN] = result.objects.get(Fate.TAKEN, 0) + again
-
-
-def _regular(path: Path) -> bool:
-    """Whether it is a file itself, and no link to one. Raises OSError."""
-    return stat.S_ISREG(path.lstat().st_mode)
-
-
-def _absent(root: Path, name: PurePath) -> str:
-    """Say why a file is not there; empty where it is. A CD's names may be shown in lower case."""
-    why = "it is not there"
-    for path in (root / name, root / str(name).lower()):
-        try:
-            path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as e:
-            why = f"it cannot be looked at: {e.strerror or e}"
-        except ValueError:
-            why = "that is no name of a file"
-        else:
-            return ""
-    return why
-
-
-def _resolve(path: Path) -> _Place:
-    """Say what to walk. Raises OSError."""
-    path = path.resolve(strict=True)
-    if path.is_dir():
-        spool = path / "spool"
-        return _Place(spool, "", spool=True) if (spool / "ready").is_dir() else _Place(path, "", spool=_in_spool(path))
-    return _Place(path.parent, "" if path.name.upper() == _DICOMDIR else path.name, spool=_in_spool(path))
-
-
-def _in_spool(path: Path) -> bool:
-    """Whether it is the ``spool`` of a box, one of its folders or a file in them."""
-    return any((above / "ready").is_dir() and (above / "incoming").is_dir() for above in (path, *path.parents[:3]))
-
-
-def _entries(place: _Place) -> Iterator[Entry]:
-    return iter([tree.look(place.root / place.only)]) if place.only else tree.walk(place.root)

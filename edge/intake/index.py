@@ -178,7 +178,8 @@ class Index:
             self._admission.close("index", f"{e} Objects already acknowledged are safe on disk.")
             return None
         for number in gone - set(self._spares):
-            self._journal.note("LOST", "storage", f"object {number}")
+            # another component than where there is a row: nothing tells when this one is over
+            self._journal.note("LOST", "index", f"object {number}")
         return list(zip([instance.id for instance, _ in there], recorded, strict=True))
 
     def _publish(self, ids: list[int]) -> set[int]:

@@ -33,10 +33,10 @@ class News:
         self._observer: BaseObserver | None = None
         self._over = False
 
-    def begin(self) -> None:
-        """Hear of changes from now on, unless it is so; where the system cannot tell, nothing is heard."""
+    def begin(self) -> bool:
+        """Hear of changes from now on; whether it was not so before. Where the system cannot tell, nothing is heard."""
         if self._observer is not None:
-            return
+            return False
         observer = None
         try:
             observer = _Observer(self._skip)
@@ -46,10 +46,11 @@ class News:
             log.warning("no news of changes in a watched folder", error=e.strerror or str(e))
             if observer is not None:
                 _end(observer)
-            return
+            return False
         self._observer = observer
         if self._over:  # it took long, and nobody waited
             self.end()
+        return True
 
     def end(self, *, over: bool = False) -> None:
         """Hear nothing any more: for a while, or for good."""

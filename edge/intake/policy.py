@@ -1,7 +1,8 @@
 """Who may send, and what is taken (PS3.8 9.3.4; the AE titles of the configuration).
 
 A modality is an AE title and, where configured, an address. Destinations are known callers too: their reports must come
-in. Every refusal is a finding that names who was refused and why.
+in, also under the name with which we call them, and whoever else is there. Every refusal is a finding that names who
+was refused and why.
 """
 
 import ipaddress
@@ -15,8 +16,9 @@ import structlog
 from edge.board import Board
 from edge.config import Config, DimseDestination
 from edge.dicom.acceptor import CALLED_UNKNOWN, CALLING_UNKNOWN, LOCAL_LIMIT, Peer, describe
+from edge.dicom.dataset import SYNTAXES
 from edge.dicom.pdu import AssociateReject, AssociateRequest
-from edge.dicom.uids import accepts_as_storage, valid_uid
+from edge.dicom.uids import STORAGE_COMMITMENT, accepts_as_storage, valid_uid
 from edge.findings import Journal, printable
 from edge.intake.admission import Admission
 from edge.quota import Lines
@@ -30,6 +32,10 @@ _MOST_KEPT: Final = 256
 _MEMORY: Final = 3600.0
 """Seconds within which a limit met again is worth a finding."""
 _SAME_DAY: Final = 86_400.0
+_ORIGINAL: Final = "original"
+"""As ``calling_ae_title``: we call as the modality did whose object is sent."""
+_UNNAMED: Final = "EDGE"
+"""As which we call where no object is sent."""
 _LINES: Final = 60
 """Lines in the log about peers, a minute."""
 
@@ -54,7 +60,9 @@ class ReceivePolicy:
             (m.ae_title, None if m.address is None else ipaddress.ip_network(m.address, strict=False))
             for m in config.modality
         ]
-        self._destinations = frozenset(d.ae_title for d in config.destination if isinstance(d, DimseDestination))
+        reached = [d for d in config.destination if isinstance(d, DimseDestination)]
+        self._destinations = frozenset(d.ae_title for d in reached)
+        self._ours = frozenset((d.ae_title, title) for d in reached for title in _titles_towards(d, config))
         self._anyone = config.receive.accept == "any" or not config.modality
         self._admission = admission
         self._board = board
@@ -68,11 +76,11 @@ class ReceivePolicy:
     def admit(self, request: AssociateRequest, address: str) -> AssociateReject | None:
         """Check titles and address, and whether there is room for what would be sent."""
         peer = Peer(request.calling, request.called, address)
-        if request.called not in self._titles:
+        if request.called not in self._titles and (request.calling, request.called) not in self._ours:
             return self._refuse(peer, CALLED_UNKNOWN, "it calls this box by another name", f": {request.called!r}")
         if not (self._anyone or self._known(request.calling, address)):
             return self._refuse(peer, CALLING_UNKNOWN, "it is not among the modalities")
-        only_storage = bool(request.contexts) and all(self.offers(c.abstract_syntax) for c in request.contexts)
+        only_storage = bool(request.contexts) and all(self._stores(c.abstract_syntax) for c in request.contexts)
         if only_storage and self._admission.refusal() is not None:
             self._board.refused += 1
             return LOCAL_LIMIT
@@ -106,12 +114,22 @@ class ReceivePolicy:
         return reject
 
     def offers(self, abstract_syntax: str) -> bool:
-        """Every storage SOP class: known, retired or, where configured, private."""
-        return accepts_as_storage(abstract_syntax, private=self._private)
+        """Every storage SOP class: known, retired or, where configured, private; and storage commitment."""
+        return abstract_syntax == STORAGE_COMMITMENT or self._stores(abstract_syntax)
 
-    def knows(self, transfer_syntax: str) -> bool:
-        """Every transfer syntax: what comes is kept as it comes."""
+    def knows(self, transfer_syntax: str, abstract_syntax: str) -> bool:
+        """Every transfer syntax for storage, where what comes is kept as it comes; elsewhere those that are read."""
+        if abstract_syntax == STORAGE_COMMITMENT:
+            return transfer_syntax in SYNTAXES
         return valid_uid(transfer_syntax)
+
+    def privileged(self, request: AssociateRequest, address: str) -> bool:  # noqa: ARG002 - its host may be a name
+        """Whether it is a destination that calls for storage commitment and nothing else."""
+        commitment = bool(request.contexts) and all(c.abstract_syntax == STORAGE_COMMITMENT for c in request.contexts)
+        return commitment and request.calling in self._destinations
+
+    def _stores(self, abstract_syntax: str) -> bool:
+        return accepts_as_storage(abstract_syntax, private=self._private)
 
     def report(self, peer: Peer, text: str) -> None:
         """Note a peer that broke the rules."""
@@ -140,3 +158,10 @@ class ReceivePolicy:
     def count(self, associations: int) -> None:
         """Show how many associations are open."""
         self._board.associations = associations
+
+
+def _titles_towards(destination: DimseDestination, config: Config) -> frozenset[str]:
+    """Every name with which we call ``destination``, and by which it may call us back."""
+    if destination.calling_ae_title != _ORIGINAL:
+        return frozenset({destination.calling_ae_title})
+    return frozenset({_UNNAMED, *(modality.ae_title for modality in config.modality)})

@@ -6,7 +6,7 @@ good seal over other bytes may have been answered, so it is set aside and said, 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -59,8 +59,8 @@ class Recovery:
         self._first_id = first_id
         self.parts_done = asyncio.Event()
         """Set when every part of earlier sessions has its place: what is sent before may look for its file in vain."""
-        self._before = 1 << 63 if everything else first_id
-        """Files with a lower id are looked at; all of them once the database was made anew."""
+        self._everything = everything
+        """Whether the files of this session are looked at as well, once the database was made anew."""
 
     async def run(self) -> None:
         """Recover everything, then return. What hinders it is tried again until it does not.
@@ -90,7 +90,9 @@ class Recovery:
         for number in parts:
             await self._try(self._discard if states.get(number) == _EXPIRED else self._part, number)
         self.parts_done.set()
-        ids = (i for i in self._spool.published() if i < self._before)
+        files = self._spool.published()
+        # turns go by arrival, so that where every row is made again, that is the order
+        ids = _in_order(files) if self._everything else (i for i in files if i < self._first_id)
         while batch := await self._syncer.run(lambda: list(islice(ids, _BATCH))):
             await self._published(batch)
         await self._missing()
@@ -188,3 +190,17 @@ class Recovery:
             for i in ids
             if i < self._first_id and not self._spool.part_path(i).exists() and not self._spool.path(i).exists()
         ]
+
+
+def _in_order(files: Iterable[int]) -> Iterator[int]:
+    """Give ids in order of arrival; an OSError that ``files`` end with comes last here too."""
+    found: list[int] = []
+    trouble: OSError | None = None
+    try:
+        for number in files:
+            found.append(number)  # noqa: PERF402 - what came before an error must be kept
+    except OSError as e:
+        trouble = e
+    yield from sorted(found)
+    if trouble is not None:
+        raise trouble

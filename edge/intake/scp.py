@@ -7,7 +7,7 @@ from edge.dicom import command as dimse
 from edge.dicom import status
 from edge.dicom.acceptor import Peer
 from edge.dicom.association import Association, Discard, Message
-from edge.dicom.uids import valid_uid
+from edge.dicom.uids import accepts_as_storage, valid_uid
 from edge.intake.door import Door, MismatchError, NoRoomError, RefusedError
 from edge.model import DIMSE, Kind, Source
 
@@ -29,6 +29,10 @@ class StoreService:
         command = message.command
         if not command.has_dataset:
             return status.CANNOT_UNDERSTAND, "C-STORE without a dataset"
+        if not (_storage(message.context.abstract_syntax) and _storage(command.sop_class_uid)):
+            # what is no storage is not stored, whatever the context
+            await association.receive_dataset(message, Discard())
+            return status.SOP_CLASS_NOT_SUPPORTED, "Not a storage SOP class"
         if not (valid_uid(command.sop_class_uid) and _storable(command.sop_instance_uid)):
             await association.receive_dataset(message, Discard())
             return status.CANNOT_UNDERSTAND, "Affected SOP UIDs missing or malformed"
@@ -58,3 +62,8 @@ class StoreService:
 def _storable(uid: str) -> bool:
     """Whether a SOP Instance UID can be kept as a value: vendors make odd ones, so only nonsense is refused."""
     return 0 < len(uid) <= _LONGEST_UID and uid.isascii() and uid.isprintable()
+
+
+def _storage(uid: str) -> bool:
+    """Whether ``uid`` may be a storage SOP class; what is no UID at all is answered elsewhere."""
+    return not valid_uid(uid) or accepts_as_storage(uid, private=True)

@@ -2,9 +2,12 @@
 
 Gone is what a complete walk did not see, and what is not there by its name either. A folder may also be empty because
 its share is not mounted: nothing is forgotten while nothing at all is seen, or when the folder turns up in another file
-system. Neither holds for ever: after `MOST_HOURS` of running, what is not seen is gone.
+system. Neither holds for ever: after `MOST_HOURS` of running, what is not seen is gone. What a watch took that is in no
+configuration any more is forgotten by `edge/store/taken.py`.
 """
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,15 +15,17 @@ from typing import Final, NamedTuple
 
 from edge.clock import Clock
 from edge.intake import tree
-from edge.intake.taker import Run
+from edge.intake.threads import Run
 from edge.intake.tree import Entry
 from edge.model import Origin
-from edge.store import Store
+from edge.store import Store, taken
 
 EVERY: Final = 3600.0
 """Seconds between two sweeps."""
 MOST_HOURS: Final = 30 * 24
 _BATCH: Final = 512
+_DAY: Final = 86400.0
+"""Seconds after which the mark is written anew: a watch whose mark is old is in no configuration any more."""
 
 
 class _Mark(NamedTuple):
@@ -44,26 +49,26 @@ class Sweep:
         self._run = run
         self._clock = clock
         self._mark: _Mark | None = None
+        self._written = float("-inf")
         self._next = float("-inf")
         self._counted = clock.monotonic()
-        self._seen: set[int] = set()
-        """Hashes of paths: two that are alike cost a row that stays."""
+        self._seen = array("q")
+        """Hashes of paths, in order once the walk is over: two that are alike cost a row that stays."""
         self._closed: list[str] = []
         """Folders that could not be looked into."""
 
     async def begin(self) -> None:
         """Begin a walk. Raises OSError, `StoreError`."""
-        self._seen.clear()
-        self._closed.clear()
-        device = tree.signed(await self._run(partial(tree.device, self._root)))
+        self._clear()
         mark = self._mark or await self._read()
+        if mark is not None:
+            await self._write(mark)  # also where the folder cannot be looked at: the watch is configured
+        device = tree.signed(await self._run(partial(tree.device, self._root)))
         if mark is None or mark.device != device:
             new = _Mark(device)
             if mark is not None and await self._rows(""):
                 new = _Mark(device, mark.strange or MOST_HOURS, mark.empty)
             await self._write(new)
-        else:
-            self._mark = mark
 
     def see(self, entries: Sequence[Entry]) -> None:
         """Note what the walk saw."""
@@ -71,12 +76,18 @@ class Sweep:
             return
         for entry in entries:
             path = tree.plain(entry.path)
-            self._seen.add(hash(path))
+            self._seen.append(hash(path))
             if entry.closed:
                 self._closed.append(f"{path}/")
 
     async def end(self) -> None:
         """End a walk that was complete: forget, where it is time. Raises OSError, `StoreError`."""
+        try:
+            await self._end()
+        finally:
+            self._clear()
+
+    async def _end(self) -> None:
         now = self._clock.monotonic()
         mark = self._mark
         if now < self._next or mark is None:
@@ -96,6 +107,7 @@ class Sweep:
         if not self._seen and mark.empty < MOST_HOURS:
             return  # until something is seen
         self._next = now + EVERY
+        self._seen = array("q", await self._run(partial(sorted, self._seen)))
         last = ""
         while rows := await self._rows(last):
             last = rows[-1].path
@@ -109,7 +121,15 @@ class Sweep:
         return [row for row in rows if not any(map(self._there, _names(row.path)))]
 
     def _there(self, path: str) -> bool:
-        return hash(path) in self._seen or path.startswith(tuple(self._closed)) or not tree.gone(self._root, path)
+        return self._was_seen(hash(path)) or path.startswith(tuple(self._closed)) or not tree.gone(self._root, path)
+
+    def _was_seen(self, path: int) -> bool:
+        at = bisect_left(self._seen, path)
+        return at < len(self._seen) and self._seen[at] == path
+
+    def _clear(self) -> None:
+        self._seen = array("q")
+        self._closed.clear()
 
     async def _read(self) -> _Mark | None:
         for row in await self._store.taken_after(self._marks, "", 1):
@@ -117,15 +137,16 @@ class Sweep:
         return None
 
     async def _write(self, mark: _Mark) -> None:
-        if mark == self._mark:
+        now = self._clock.monotonic()
+        if mark == self._mark and now - self._written < _DAY:
             return
         row = Origin(place=self._marks, path="/", inode=mark.strange, size=mark.empty, mtime_ns=mark.device, ctime_ns=0)
         await self._store.remember(row)
-        self._mark = mark
+        self._mark, self._written = mark, now
 
     @property
     def _marks(self) -> str:
-        return f"root of {self._place}"
+        return taken.mark(self._place)
 
 
 def _names(path: str) -> list[str]:

@@ -7,9 +7,12 @@ share that hangs would make it wait until it is killed.
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
 from typing import Any
+
+Run = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Runs blocking work in a thread."""
 
 _Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 

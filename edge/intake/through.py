@@ -7,13 +7,13 @@ from typing import Final
 from edge.dicom.whole import Whole
 from edge.findings import Journal
 from edge.intake.door import TOO_LARGE, Door, Incoming, NoRoomError, RefusedError, TooLongError
-from edge.intake.taker import NoRoomNowError, RefusedObjectError, Run, TooLargeNowError
+from edge.intake.receiver import TOO_LONG, NoRoomNowError, RefusedObjectError, TooLargeNowError
+from edge.intake.threads import Run
 from edge.intake.tree import ChangedError, Readable
 from edge.model import Origin, Source
 from edge.store import Fate, Store
 
 _CHUNK: Final = 1 << 20
-TOO_LONG: Final = "it is longer than receive.max_object"
 
 
 class DoorReceiver:
@@ -25,7 +25,7 @@ class DoorReceiver:
         self._store = store
         self._run = run
         self._journal = journal
-        self._most = most
+        self.most = most
 
     async def known(self, origins: Sequence[Origin]) -> list[bool]:
         """Say for each whether it was taken before, as it is. Raises `StoreError`."""
@@ -40,12 +40,12 @@ class DoorReceiver:
         await self._store.remember(origin)
 
     async def receive(self, whole: Whole, file: Readable, source: Source) -> bool:
-        """Take an object out of a file; see `taker.Receiver`."""
+        """Take an object out of a file; see `receiver.Receiver`."""
         return await self.stream(whole, self._chunks(whole, file), source)
 
     async def stream(self, whole: Whole, chunks: AsyncIterator[bytes], source: Source) -> bool:
-        """Take an object whose dataset comes in ``chunks``; see `taker.Receiver`. What ``chunks`` raises passes."""
-        if self._most is not None and whole.length > self._most:
+        """Take an object whose dataset comes in ``chunks``; see `receiver.Receiver`. What ``chunks`` raises passes."""
+        if self.most is not None and whole.length > self.most:
             raise RefusedObjectError(TOO_LONG)
         incoming = self._begin(whole, source)
         try:

@@ -136,12 +136,19 @@ class Archive:
         self._room = room
         _bound_sizes(self.members, source.size)
 
+    def begin(self, info: zipfile.ZipInfo) -> Member:
+        """Unpack the beginning of one member, up to `FIRST` bytes. Raises `ArchiveError`, OSError."""
+        _openable(info)
+        try:
+            with self._zip.open(info) as packed:
+                head = packed.read(FIRST)
+        except _DAMAGED as e:
+            raise ArchiveError(_damaged(e)) from e
+        return Member(io.BytesIO(head), len(head))
+
     def unpack(self, info: zipfile.ZipInfo) -> Member:
         """Unpack one member. Raises `ArchiveError`, OSError."""
-        if info.flag_bits & _ENCRYPTED:
-            raise ArchiveError("it is protected by a password")
-        if info.compress_type not in _METHODS:
-            raise ArchiveError(f"it is packed by method {info.compress_type}, and only Deflate is opened: unpack it")
+        _openable(info)
         if info.file_size > _IN_MEMORY and not self._room(info.file_size):
             raise NoRoomToUnpackError("there is no room to unpack it")
         file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self._folder))  # noqa: SIM115 - the member's
@@ -155,7 +162,7 @@ class Archive:
             return Member(file, info.file_size)
         except _DAMAGED as e:
             _throw_away(file)
-            raise ArchiveError(f"it cannot be unpacked: {str(e) or type(e).__name__}") from e
+            raise ArchiveError(_damaged(e)) from e
         except OSError as e:
             _throw_away(file)
             if e.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -208,6 +215,17 @@ def _count(source: Readable, at: int, end: int) -> int:
         rest = piece[1 - len(_MEMBER) :]
         at += len(piece)
     return count
+
+
+def _openable(info: zipfile.ZipInfo) -> None:
+    if info.flag_bits & _ENCRYPTED:
+        raise ArchiveError("it is protected by a password")
+    if info.compress_type not in _METHODS:
+        raise ArchiveError(f"it is packed by method {info.compress_type}, and only Deflate is opened: unpack it")
+
+
+def _damaged(error: Exception) -> str:
+    return f"it cannot be unpacked: {str(error) or type(error).__name__}"
 
 
 def _throw_away(file: IO[bytes]) -> None:

@@ -70,6 +70,7 @@ class Chronicle:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        await asyncio.sleep(_EVERY)  # the start is told first, for it closes what an earlier run left open
         while True:
             try:
                 await self.write()

@@ -51,6 +51,8 @@ class Broker:
         self._patience = patience
         self._version = Version.MQTTv311 if settings.protocol == "3.1.1" else Version.MQTTv5
         self._sure = settings.protocol != "auto"
+        self._guessed = False
+        """Whether 3.1.1 is spoken only because the broker once hung up on 5."""
         self._failures = 0
 
     async def run(self, prepare: Prepare, serve: Serve) -> None:
@@ -97,6 +99,8 @@ class Broker:
         await _serve(line, session, serve)
         if self._clock.monotonic() - begun >= self._patience.held:
             self._failures = 0
+        if self._guessed:
+            self._version, self._sure, self._guessed = Version.MQTTv5, False, False
         if session.dropped:
             log.warning("messages came too fast and were dropped", count=session.dropped)
         if session.stopped:
@@ -107,11 +111,13 @@ class Broker:
         """Take the other version next time, where this one may be why.
 
         An old broker may close the connection on MQTT 5 without a word; one that once took it does so for other
-        reasons.
+        reasons. Who only hung up is asked for 5 again on the next connection: it may have been starting, and in 3.1.1
+        it cannot say that nobody listens.
         """
         suspect = problem.code == "PROTOCOL" or (problem.code == "LOST" and not self._sure)
         if suspect and self._settings.protocol == "auto":
             self._version = Version.MQTTv5 if self._version == Version.MQTTv311 else Version.MQTTv311
+            self._guessed = problem.code == "LOST" and self._version == Version.MQTTv311
             log.info("the other version of MQTT is tried", version=self._version.name)
 
     def _pause(self) -> float:

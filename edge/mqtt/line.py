@@ -28,7 +28,7 @@ class Line:
         """Why it ends, once it is known."""
         self.news = asyncio.Event()
         """Set when a message has come, or the end."""
-        self._where = settings.where
+        self.where = settings.where
         self._inbox = inbox
         self._loop = asyncio.get_running_loop()
         self._stands: asyncio.Future[None] = self._loop.create_future()
@@ -117,8 +117,8 @@ class Line:
         if future.done() and not future.cancelled():
             return future.result()
         if not self.ended.done():
-            self.end(timed_out(self._where))
-        raise UnreachableError(self.problem or timed_out(self._where))
+            self.end(timed_out(self.where))
+        raise UnreachableError(self.problem or timed_out(self.where))
 
 
 def _settle(future: "asyncio.Future[T]", value: T) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from edge.mqtt.inbox import Inbox, Message
 from edge.mqtt.line import Line
-from edge.mqtt.problem import LostError, UnreachableError
+from edge.mqtt.problem import REFUSED, LostError, UnreachableError, refused
 from edge.mqtt.report import Greeting
 from edge.mqtt.settings import Patience
 
@@ -65,6 +65,12 @@ class Session:
             self._line.news.clear()
             await self._line.news.wait()
         return message
+
+    def insist(self, code: int) -> None:
+        """Give the connection up where ``code`` is a no: of what it is useless without. Raises `LostError`."""
+        if code >= REFUSED:
+            self._line.end(refused(code, self._line.where))
+            raise LostError(self._why())
 
     async def stop(self, topic: str, payload: bytes) -> None:
         """Say a last, retained word and disconnect, so that the will is void. Takes two seconds at most.

@@ -24,6 +24,8 @@ class Observer:
         self._reading = reading
         self._journal = journal
         self._look = look
+        self._over: frozenset[int] | None = None
+        """What was lost before this start and nobody lacks: it keeps no finding open."""
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -38,6 +40,7 @@ class Observer:
     async def observe(self) -> None:
         """Look once. Raises `StoreError`."""
         tallies = await self._reading.tallies()
+        await self._lost()
         await self._unrouted()
         for name in sorted({*self._names, *(name for name, _ in tallies if name)}):
             await self._held(name, tallies.get((name, DeliveryState.HELD), _NONE).instances)
@@ -49,6 +52,13 @@ class Observer:
                     f"{left} objects still wait for {name}, which the configuration does not name any more."
                     * bool(left),
                 )
+
+    async def _lost(self) -> None:
+        """Whoever misses a file opens the finding; it is over when that came again, or was given up."""
+        if self._over is None:
+            self._over = await self._reading.lost_and_over()
+        if not await self._reading.lost(self._over):
+            self._journal.clear("LOST", "storage")
 
     async def _unrouted(self) -> None:
         """What no route takes; where there is no destination at all, that is said already."""

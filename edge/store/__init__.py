@@ -10,12 +10,18 @@ from edge.store.connection import NotOursError, StoreError, StoreFailedError
 from edge.store.deliver import Parcel, Settlement
 from edge.store.events import Dated, LoggedEvent
 from edge.store.people import Choice
-from edge.store.reading import DeliveryRow, InstanceRow, Reading, Tally, TrailRow
+from edge.store.promises import Answer, TooManyError
+from edge.store.proofs import Batch, Provable, Verdict
+from edge.store.reading import DeliveryRow, InstanceRow, ProofRow, Reading, Tally, TrailRow
 from edge.store.record import Fate, Recorded
 from edge.store.repair import Mended
 from edge.store.store import Store
+from edge.store.studies import StudyFilter, read_studies
+from edge.store.verdicts import Reported
 
 __all__ = [
+    "Answer",
+    "Batch",
     "Choice",
     "CommandRow",
     "Dated",
@@ -26,13 +32,20 @@ __all__ = [
     "Mended",
     "NotOursError",
     "Parcel",
+    "ProofRow",
+    "Provable",
     "Reading",
     "Recorded",
+    "Reported",
     "Settlement",
     "Store",
     "StoreError",
     "StoreFailedError",
     "Stored",
+    "StudyFilter",
     "Tally",
+    "TooManyError",
     "TrailRow",
+    "Verdict",
+    "read_studies",
 ]

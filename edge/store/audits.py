@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 
 from edge.model import Instance, Kind
-from edge.store.people import CLOSE_RANKS
 from edge.store.trail import Mark, write
+from edge.store.turns import Turns
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +37,8 @@ _NEXT: Final = """SELECT id, sop_class_uid, transfer_syntax_uid, sop_instance_ui
     WHERE state = 'stored' AND id > (SELECT last FROM audit) ORDER BY id LIMIT ?"""
 _AMEND: Final = """UPDATE instance SET sop_class_uid = ?, transfer_syntax_uid = ?, sop_instance_uid = ?, digest = ?,
     length = ?, offset = ? WHERE id = ?"""
-_HOLD: Final = """UPDATE delivery SET state = 'held', not_before = NULL, code = 'FILE_DAMAGED', detail = ?,
-    changed_at = ? WHERE instance = ? AND state = 'queued' RETURNING id, destination"""
+_HOLD: Final = """UPDATE delivery SET state = 'held', not_before = NULL, behind = NULL, code = 'FILE_DAMAGED',
+    detail = ?, changed_at = ? WHERE instance = ? AND state = 'queued' RETURNING destination"""
 
 
 def upcoming(raw: sqlite3.Connection, most: int) -> list[Stored]:
@@ -65,9 +65,8 @@ def quarantine(raw: sqlite3.Connection, number: int, why: str, now: float, *, tr
     """Put an instance whose file is damaged aside: the same bytes sent again are then new."""
     raw.execute("UPDATE instance SET state = 'quarantined' WHERE id = ? AND state = 'stored'", (number,))
     held = raw.execute(_HOLD, (why, now, number)).fetchall()
-    raw.executemany(CLOSE_RANKS, [(delivery,) for delivery, _ in held])
     marks = [Mark(instance=number, at=now, clock_trusted=trusted, event="quarantined", detail=why)]
-    for _, destination in held:
+    for (destination,) in held:
         marks.append(
             Mark(
                 instance=number,
@@ -80,6 +79,7 @@ def quarantine(raw: sqlite3.Connection, number: int, why: str, now: float, *, tr
             )
         )
     write(raw, marks)
+    Turns(raw, now, trusted=trusted).pass_over(number)
 
 
 def amend(raw: sqlite3.Connection, true: Stored, now: float, *, trusted: bool) -> None:

@@ -83,6 +83,12 @@ def recent(raw: sqlite3.Connection, most: int) -> list[CommandRow]:
     return [_command(row) for row in reversed(raw.execute(_RECENT, (most,)).fetchall())]
 
 
+def expired(raw: sqlite3.Connection, before: float) -> list[str]:
+    """Return the ids of commands that are over and expired before the wall time ``before``."""
+    rows = raw.execute(f"SELECT id FROM command WHERE expires_at < ? AND {_OVER} ORDER BY rowid", (before,))
+    return [number for (number,) in rows.fetchall()]
+
+
 def forget(raw: sqlite3.Connection, before: float) -> list[str]:
     """Forget commands that are over and expired before the wall time ``before``; their ids."""
     rows = raw.execute(f"DELETE FROM command WHERE expires_at < ? AND {_OVER} RETURNING id", (before,))

@@ -10,11 +10,13 @@ from typing import Final
 import msgspec
 
 from edge.events import Event, refused
+from edge.evidence import WORDS, Evidence, proves
 from edge.model import Kind, Need
 from edge.states import DeliveryState, may_move
-from edge.store import events
+from edge.store import events, promises, proofs
 from edge.store.connection import NotOursError, StoreError
 from edge.store.trail import Mark, write
+from edge.store.turns import Turns
 
 
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +49,12 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     strikes: int = 0
     attempted: bool = True
     """Whether anything was sent, so that the trail tells of it."""
+    evidence: Evidence | None = None
+    """What proves ``state``, where that is accepted or verified."""
 
 
+_PROVEN: Final = frozenset({DeliveryState.ACCEPTED, DeliveryState.VERIFIED})
+"""States that nothing but evidence leads to."""
 REFUSED: Final = frozenset({DeliveryState.HELD, DeliveryState.DECLINED})
 """States in which a destination's refusal for good leaves a delivery."""
 _CLAIM: Final = """UPDATE delivery SET state = 'sending', session = ?1, attempts = attempts + 1, changed_at = ?2
@@ -63,7 +69,6 @@ _SETTLE: Final = """UPDATE delivery SET state = ?1, session = NULL, code = ?2, d
     WHERE instance = ?8 AND destination = ?9 AND state = 'sending' AND session = ?10 RETURNING id"""
 _TAKE_BACK: Final = """UPDATE delivery SET state = 'sending', session = ?, changed_at = ?
     WHERE instance = ? AND destination = ? AND state = 'queued'"""
-_FOLLOW: Final = "UPDATE delivery SET behind = NULL WHERE behind = ? RETURNING destination"
 
 
 def claim(
@@ -84,7 +89,8 @@ def settle(
 ) -> set[str]:
     """Record outcomes of what this session claimed; the destinations where something that waited behind may go now.
 
-    What was refused for good is told as events. Raises `NotOursError` where one is not ours to settle; then none is.
+    What was refused for good is told as events. Raises `NotOursError` where one is not ours to settle; then none is;
+    ValueError where the evidence for one does not prove its state, which no outcome of a transport can bring about.
     """
     freed = _settle(raw, settlements, session, now, trusted=trusted)
     events.write(raw, _refusals(settlements), now, trusted=trusted)
@@ -94,16 +100,18 @@ def settle(
 def _settle(
     raw: sqlite3.Connection, settlements: Sequence[Settlement], session: int, now: float, *, trusted: bool
 ) -> set[str]:
-    freed = set()
+    over = []
     for s in settlements:
         if not may_move(DeliveryState.SENDING, s.state):
             raise StoreError(f"A delivery cannot go from sending to {s.state}.")
+        if s.state in _PROVEN and not proves(s.evidence, s.state):
+            raise ValueError(f"{s.evidence} does not prove that object {s.instance} is {s.state}")
         outcome = (s.state, s.code, s.detail, s.not_before, s.strikes, now, not s.attempted)
         changed = raw.execute(_SETTLE, (*outcome, s.instance, s.destination, session)).fetchall()
         if len(changed) != 1:
             raise NotOursError(f"Object {s.instance} is not being sent to {s.destination} by this session.")
         if s.state is not DeliveryState.QUEUED:
-            freed |= {row[0] for row in raw.execute(_FOLLOW, changed[0]).fetchall()}
+            over.append(changed[0][0])
     write(
         raw,
         [
@@ -114,13 +122,19 @@ def _settle(
                 clock_trusted=trusted,
                 event="attempted" if s.state is DeliveryState.QUEUED else str(s.state),
                 code=s.code,
-                detail=s.detail,
+                detail=_told(s),
             )
             for s in settlements
             if s.attempted
         ],
     )
-    return freed
+    return Turns(raw, now, trusted=trusted).leave(over)
+
+
+def _told(s: Settlement) -> str:
+    """What the trail says: of what was accepted also the evidence."""
+    words = "" if s.evidence is None else WORDS.get(s.evidence, "")
+    return ": ".join(filter(None, (words, s.detail)))
 
 
 def _refusals(settlements: Iterable[Settlement]) -> list[Event]:
@@ -157,6 +171,8 @@ def recover(raw: sqlite3.Connection, session: int | None, ripe_at: float, now: f
     The number given back.
     """
     raw.execute("UPDATE delivery SET not_before = ? WHERE state = 'queued' AND not_before IS NOT NULL", (ripe_at,))
+    proofs.recover(raw, ripe_at)
+    promises.recover(raw, ripe_at)
     rows = raw.execute(
         """UPDATE delivery SET state = 'queued', session = NULL, changed_at = ?
             WHERE state = 'sending' AND session IS NOT ? RETURNING instance, destination""",

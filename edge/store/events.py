@@ -1,24 +1,29 @@
 """The event log: rows that leave the box in order, and the bound that keeps them from filling it.
 
 An event is written in the transaction of what it tells. The numbers of a log grow and are never given twice; a log that
-was begun anew has another epoch. A log without an epoch takes no events: that of a copy which stands in for a moment,
-where their numbers would come twice.
+was begun anew has another epoch. So has one that was set back behind what had left the box, by a backup or by damage:
+``identity/events``, beside the database, has the highest number that was sent. A log without an epoch takes no events:
+that of a copy which stands in for a moment, where their numbers would come twice.
 """
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from edge.events import Event, Value, gap
 from edge.findings import Severity
+from edge.fsync import replace_synced
 
 MOST: Final = 200_000
 """Events kept where nothing else is said."""
 _PRUNED: Final = 10
 """One of so many goes when there are too many, so that it is not done for every event."""
 _GAP: Final = "GAP"
+_MOST_MARK: Final = 64
+"""Bytes of the file with the highest number sent."""
 _LEAST_FIRST: Final = (Severity.INFO, Severity.WARNING, Severity.ERROR)
 
 _INSERT: Final = """INSERT INTO event (at, clock_trusted, severity, component, code, data) VALUES (?, ?, ?, ?, ?, ?)"""
@@ -52,12 +57,43 @@ class LoggedEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def begin(raw: sqlite3.Connection, new_epoch: Callable[[], int]) -> int:
-    """Return the log's epoch; one that has none yet takes that of ``new_epoch``. Raises what that raises."""
+    """Return the log's epoch; one that has none yet, or was set back, takes that of ``new_epoch``.
+
+    Raises what that raises.
+    """
     row = raw.execute("SELECT epoch FROM log").fetchone()
     if row is None:
-        row = (new_epoch(),)
-        raw.execute("INSERT INTO log VALUES (1, ?, (SELECT count(*) FROM event))", row)
-    return int(row[0])
+        epoch = new_epoch()
+        raw.execute("INSERT INTO log VALUES (1, ?, (SELECT count(*) FROM event))", (epoch,))
+        return epoch
+    (last,) = raw.execute(_LAST).fetchone()
+    (path,) = raw.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
+    if _sent(Path(path).parents[1]) <= (row[0], last):
+        return int(row[0])
+    epoch = new_epoch()
+    raw.execute("UPDATE log SET epoch = ?", (epoch,))
+    return epoch
+
+
+def mark(storage: Path, epoch: int, seq: int) -> None:
+    """Put down, before it leaves the box, that number ``seq`` of ``epoch`` was sent. Raises OSError."""
+    if (epoch, seq) > _sent(storage):
+        replace_synced(_mark_of(storage), f"{epoch} {seq}\n".encode("ascii"), 0o600)
+
+
+def _sent(storage: Path) -> tuple[int, int]:
+    """Return the epoch and the number that were put down last; (0, 0) where there are none."""
+    try:
+        with _mark_of(storage).open("rb") as file:
+            text = file.read(_MOST_MARK + 1)
+        epoch, seq = (int(word) for word in text.split())
+    except (OSError, ValueError):
+        return 0, 0
+    return (epoch, seq) if len(text) <= _MOST_MARK else (0, 0)
+
+
+def _mark_of(storage: Path) -> Path:
+    return storage / "identity" / "events"
 
 
 def mute(raw: sqlite3.Connection) -> None:

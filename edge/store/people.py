@@ -10,6 +10,7 @@ from edge.states import DeliveryState, sources
 from edge.store import events
 from edge.store.connection import StoreError
 from edge.store.trail import Mark, write
+from edge.store.turns import HELD, Turns
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,10 +38,8 @@ _VERBS: Final[dict[str, tuple[DeliveryState, tuple[DeliveryState, ...]]]] = {
 }
 _TOO: Final = {"cancel": " OR state = 'accepted' AND needs_proof = 1"}
 """What else a verb may move: what was accepted and waits for a proof that may never come."""
-CLOSE_RANKS: Final = "UPDATE delivery SET behind = (SELECT behind FROM delivery WHERE id = ?1) WHERE behind = ?1"
-"""Who waited behind a delivery that is put aside now waits behind its predecessor, which nobody may overtake."""
 _EVENTS: Final = {
-    "hold": "held",
+    "hold": HELD.lower(),
     "release": "released",
     "cancel": "cancelled",
     "resend": "resend",
@@ -67,12 +66,10 @@ def decide(
         where += " AND instance IN (SELECT id FROM instance WHERE state = 'stored')"
     movable = f"(state IN ({', '.join('?' * len(olds))}){_TOO.get(verb, '')})"
     rows = raw.execute(
-        f"""UPDATE delivery SET state = ?, not_before = NULL, strikes = 0, code = ?, detail = ?,
+        f"""UPDATE delivery SET state = ?, not_before = NULL, behind = NULL, strikes = 0, code = ?, detail = ?,
             changed_at = ? WHERE {movable} AND {where} RETURNING id, instance, destination""",
         (new, _EVENTS[verb].upper(), reason, now, *olds, *values),
     ).fetchall()
-    if new is not DeliveryState.QUEUED:
-        raw.executemany(CLOSE_RANKS, [(row[0],) for row in sorted(rows)])
     write(
         raw,
         [
@@ -88,6 +85,12 @@ def decide(
             for _, instance, destination in rows
         ],
     )
+    turns = Turns(raw, now, trusted=trusted)
+    if new is DeliveryState.QUEUED:
+        for _, instance, destination in sorted(rows, key=lambda row: row[1]):
+            turns.enter(instance, [destination], forced=verb == "resend")
+    else:
+        turns.leave(row[0] for row in rows)
     if rows:
         names = {row[2] for row in rows}
         told = decided(verb, names.pop() if len(names) == 1 else "", len(rows), who)

@@ -1,15 +1,17 @@
 """Questions to the store, on a connection that cannot write: what status, queue and trace tell."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 
+from edge.evidence import told
 from edge.states import DeliveryState
 from edge.store.connection import FILE, Connection, StoreError, StoreFailedError, explain, open_reader
 from edge.store.people import INSTANCES, Choice, condition
+from edge.store.record import CURED
 
 T = TypeVar("T")
 _MOST_ROWS: Final = 10_000
@@ -50,6 +52,19 @@ class TrailRow(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class ProofRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a delivery counts as accepted or verified."""
+
+    destination: str
+    evidence: str
+    """One of `edge.evidence.Evidence`; empty where it was settled before the trail told it."""
+    by: str
+    """Transaction UID of the commitment, ``query``, or the status that was answered."""
+    at: float
+    """Wall time, seconds since 1970."""
+    clock_trusted: bool
+
+
 class InstanceRow(msgspec.Struct, frozen=True, kw_only=True):
     """One instance, with its deliveries and its trail: the receipt."""
 
@@ -69,6 +84,8 @@ class InstanceRow(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     deliveries: list[DeliveryRow]
     trail: list[TrailRow]
+    proofs: list[ProofRow] = []
+    """Of each delivery that is accepted or verified."""
 
 
 _DELIVERIES: Final = """SELECT d.id, d.instance, d.destination, d.state, i.sop_instance_uid, coalesce(s.uid, ''),
@@ -137,6 +154,17 @@ class Reading:
         asked = "SELECT count(*) FROM instance WHERE unrouted = 1 AND state = 'stored'"
         return await self.run(lambda raw: int(raw.execute(asked).fetchone()[0]))
 
+    async def lost_and_over(self) -> frozenset[int]:
+        """Return the instances whose file is gone and which nobody lacks."""
+        asked = "SELECT id FROM instance WHERE state = 'lost' AND owed = 0"
+        return await self.run(lambda raw: frozenset(number for (number,) in raw.execute(asked)))
+
+    async def lost(self, but: frozenset[int]) -> bool:
+        """Whether the file of any instance other than ``but`` is gone, did not come again, and was not given up."""
+        given_up = "owed = 0 AND EXISTS (SELECT 1 FROM delivery WHERE instance = instance.id AND state = 'cancelled')"
+        asked = f"SELECT id FROM instance WHERE state = 'lost' AND NOT {CURED} AND NOT ({given_up})"
+        return await self.run(lambda raw: any(number not in but for (number,) in raw.execute(asked)))
+
     async def last_held(self, destination: str) -> str:
         """Why the delivery to ``destination`` that was held last is held."""
 
@@ -202,15 +230,33 @@ def _instance_row(raw: sqlite3.Connection, row: tuple[object, ...]) -> InstanceR
         "SELECT at, clock_trusted, event, destination, code, detail FROM trail WHERE instance = ? ORDER BY seq",
         (values["id"],),
     )
+    of = list(_delivery_rows(deliveries))
+    steps = [
+        TrailRow(at=at, clock_trusted=bool(trusted), event=event, destination=dest, code=code, detail=detail)
+        for at, trusted, event, dest, code, detail in trail
+    ]
     values |= {
         "sha256": digest.hex() if isinstance(digest, bytes) else "",
-        "deliveries": list(_delivery_rows(deliveries)),
-        "trail": [
-            TrailRow(at=at, clock_trusted=bool(trusted), event=event, destination=dest, code=code, detail=detail)
-            for at, trusted, event, dest, code, detail in trail
-        ],
+        "deliveries": of,
+        "trail": steps,
+        "proofs": list(_proofs(of, steps)),
     }
     return msgspec.convert(values, InstanceRow)
+
+
+def _proofs(deliveries: Iterable[DeliveryRow], trail: Iterable[TrailRow]) -> Iterator[ProofRow]:
+    """What the trail tells of the state that each delivery is in."""
+    last = {(step.destination, step.event): step for step in trail}
+    for delivery in deliveries:
+        step = last.get((delivery.destination, delivery.state))
+        if step is not None and delivery.state in (DeliveryState.ACCEPTED, DeliveryState.VERIFIED):
+            yield ProofRow(
+                destination=step.destination,
+                evidence=told(step.detail) or "",
+                by=step.code,
+                at=step.at,
+                clock_trusted=step.clock_trusted,
+            )
 
 
 def _delivery_rows(rows: sqlite3.Cursor) -> Iterator[DeliveryRow]:

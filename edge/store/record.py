@@ -1,7 +1,7 @@
 """Recording what was received: instance, deliveries and trail in one transaction; duplicates are decided here.
 
 The key of an object is (SOP Instance UID, transfer syntax, digest of the dataset). The same bytes again make no new
-instance; the same UID with other content makes one whose deliveries wait behind those of the first.
+instance; the same UID with another key makes one whose deliveries wait their turn (`edge.store.turns`).
 """
 
 import sqlite3
@@ -13,10 +13,9 @@ import msgspec
 
 from edge.model import Header, Instance, Source
 from edge.routing import Leg
-from edge.states import WAITING, DeliveryState
 from edge.store import taken
-from edge.store.people import CLOSE_RANKS
 from edge.store.trail import Mark, write
+from edge.store.turns import Turns
 
 
 class Fate(StrEnum):
@@ -35,7 +34,7 @@ class Recorded(msgspec.Struct, frozen=True):
     id: int
     fate: Fate
     twin: bool = False
-    """Whether another content with this SOP Instance UID is here too."""
+    """Whether another content with this SOP Instance UID in the same transfer syntax is or was here."""
 
 
 _ANY_SALVAGED: Final = "SELECT EXISTS (SELECT 1 FROM salvaged)"
@@ -43,27 +42,18 @@ _SALVAGED: Final = """UPDATE delivery SET (state, code, detail) = (
         SELECT state, code, detail FROM salvaged s WHERE s.instance = delivery.instance
         AND s.destination = delivery.destination
     ) WHERE instance = ?1 AND state = 'queued'
-    AND destination IN (SELECT destination FROM salvaged WHERE instance = ?1) RETURNING id"""
+    AND destination IN (SELECT destination FROM salvaged WHERE instance = ?1)"""
 _KNOWN: Final = "SELECT 1 FROM instance WHERE id = ?"
-_SAME_UID: Final = """SELECT id, digest = ?2 AND transfer_syntax_uid = ?3 FROM instance
-    WHERE sop_instance_uid = ?1 AND state = 'stored' ORDER BY id DESC"""
+_SAME_UID: Final = """SELECT id, digest = ?2, transfer_syntax_uid = ?3, state = 'stored' FROM instance
+    WHERE sop_instance_uid = ?1 ORDER BY id DESC"""
 _STUDY: Final = """INSERT INTO study (uid, patient_id, patient_name, accession, date, description)
     VALUES (?, ?, ?, ?, ?, ?)"""
 _INSTANCE: Final = """INSERT INTO instance (id, study, sop_instance_uid, sop_class_uid, transfer_syntax_uid, digest,
     length, offset, series_uid, modality, series_number, series_description, instance_number, door, calling, called,
     address, received_at, clock_trusted, owed, unrouted)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_DELIVERY: Final = """INSERT INTO delivery
-    (instance, destination, state, priority, needs_proof, bytes, behind, changed_at)
-    VALUES (?, ?, 'queued', ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
-_UNSENT: Final = ", ".join(f"'{state}'" for state in sorted(WAITING - {DeliveryState.HELD}))
-_PREDECESSOR: Final = f"""SELECT id FROM delivery WHERE instance IN (SELECT id FROM instance
-    WHERE sop_instance_uid = ?1) AND instance < ?2 AND destination = ?3 AND state IN ({_UNSENT})
-    ORDER BY instance DESC LIMIT 1"""
-_SUCCESSOR: Final = """UPDATE delivery SET behind = (SELECT id FROM delivery WHERE instance = ?2 AND destination = ?3)
-    WHERE id = (SELECT id FROM delivery WHERE instance IN (SELECT id FROM instance WHERE sop_instance_uid = ?1)
-        AND instance > ?2 AND destination = ?3 AND state = 'queued' ORDER BY instance LIMIT 1)"""
-"""What came later and is on record already waits too: after a restart, rows may be written in another order."""
+_DELIVERY: Final = """INSERT INTO delivery (instance, destination, state, priority, needs_proof, bytes, changed_at)
+    VALUES (?, ?, 'queued', ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 
 def record(raw: sqlite3.Connection, batch: Sequence[tuple[Instance, Sequence[Leg]]]) -> list[Recorded]:
@@ -76,7 +66,7 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
         return Recorded(instance.id, Fate.KNOWN)
     kind, source = instance.kind, instance.source
     found = raw.execute(_SAME_UID, (instance.sop_instance_uid, instance.digest, kind.transfer_syntax_uid)).fetchall()
-    same = next((row[0] for row in found if row[1]), None)
+    same = next((number for number, bytes_, syntax, stored in found if bytes_ and syntax and stored), None)
     detail = f"{source.calling or source.door} at {source.address}"
     if source.file is not None:
         key = taken.Key(instance.sop_instance_uid, kind.transfer_syntax_uid, instance.digest)
@@ -84,10 +74,11 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
             legs = ()
         taken.remember(raw, source.file, instance.id if same is None else same, key)
     if same is not None:
-        missing = [leg for leg in legs if _deliver(raw, same, instance, [leg], behind=False)]
+        missing = [leg for leg in legs if _deliver(raw, same, [leg], instance.length, instance.received_at)]
         if missing:
             values = (len(missing), same)
             raw.execute("UPDATE instance SET owed = owed + ?, unrouted = 0 WHERE id = ?", values)
+            _take_turns(raw, same, instance, missing)
         write(raw, [_mark(instance, same, "received-again", detail)])
         return Recorded(same, Fate.DUPLICATE)
     header = instance.header
@@ -118,10 +109,13 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
             not legs,
         ),
     )
-    _deliver(raw, instance.id, instance, legs, behind=bool(found))
+    _deliver(raw, instance.id, legs, instance.length, instance.received_at)
     _keep_decisions(raw, instance.id)
     write(raw, [_mark(instance, instance.id, "received", detail)])
-    return Recorded(instance.id, Fate.NEW, twin=bool(found))
+    if found:
+        _take_turns(raw, instance.id, instance, legs)
+    twin = any(syntax and not bytes_ for _, bytes_, syntax, _ in found)
+    return Recorded(instance.id, Fate.NEW, twin=twin)
 
 
 def _study(raw: sqlite3.Connection, header: Header) -> int:
@@ -143,7 +137,8 @@ def _study(raw: sqlite3.Connection, header: Header) -> int:
 
 def stored(raw: sqlite3.Connection, sop_instance_uid: str, transfer_syntax_uid: str, digest: bytes) -> bool:
     """Whether an object of this key is here."""
-    return any(same for _, same in raw.execute(_SAME_UID, (sop_instance_uid, digest, transfer_syntax_uid)))
+    asked = (sop_instance_uid, digest, transfer_syntax_uid)
+    return any(all(same) for _, *same in raw.execute(_SAME_UID, asked))
 
 
 def unrouted(raw: sqlite3.Connection, last: int, most: int) -> list[tuple[int, Header, Source]]:
@@ -164,46 +159,37 @@ def unrouted(raw: sqlite3.Connection, last: int, most: int) -> list[tuple[int, H
     ]
 
 
-def route(raw: sqlite3.Connection, routed: Sequence[tuple[int, Sequence[Leg]]], now: float) -> None:
+def route(raw: sqlite3.Connection, routed: Sequence[tuple[int, Sequence[Leg]]], now: float, *, trusted: bool) -> None:
     """Make deliveries for instances that have none; one that no route wants is asked about again at the next start."""
+    turns = Turns(raw, now, trusted=trusted)
     for number, legs in routed:
         (length,) = raw.execute("SELECT length FROM instance WHERE id = ?", (number,)).fetchone()
         if not legs:
             continue
-        for leg in legs:
-            values = (number, leg.destination, leg.priority, leg.needs_proof, length, None, now)
-            raw.execute(_DELIVERY, values)
+        _deliver(raw, number, legs, length, now)
         raw.execute("UPDATE instance SET owed = ?, unrouted = 0 WHERE id = ?", (len(legs), number))
         _keep_decisions(raw, number)
+        turns.enter(number, [leg.destination for leg in legs])
 
 
-def _deliver(raw: sqlite3.Connection, number: int, instance: Instance, legs: Sequence[Leg], *, behind: bool) -> int:
+def _deliver(raw: sqlite3.Connection, number: int, legs: Sequence[Leg], length: int, now: float) -> int:
+    """Queue ``legs`` for instance ``number``; how many there were not yet."""
     made = 0
     for leg in legs:
-        predecessor, asked = None, (instance.sop_instance_uid, number, leg.destination)
-        if behind:
-            predecessor = next(iter(raw.execute(_PREDECESSOR, asked).fetchone() or ()), None)
-        made += raw.execute(
-            _DELIVERY,
-            (
-                number,
-                leg.destination,
-                leg.priority,
-                leg.needs_proof,
-                instance.length,
-                predecessor,
-                instance.received_at,
-            ),
-        ).rowcount
-        if behind:
-            raw.execute(_SUCCESSOR, asked)
+        values = (number, leg.destination, leg.priority, leg.needs_proof, length, now)
+        made += raw.execute(_DELIVERY, values).rowcount
     return made
+
+
+def _take_turns(raw: sqlite3.Connection, number: int, instance: Instance, legs: Sequence[Leg]) -> None:
+    turns = Turns(raw, instance.received_at, trusted=instance.clock_trusted)
+    turns.enter(number, [leg.destination for leg in legs])
 
 
 def _keep_decisions(raw: sqlite3.Connection, number: int) -> None:
     """Put aside what people had put aside in a database that was lost, before any lane can see it."""
     if raw.execute(_ANY_SALVAGED).fetchone()[0]:
-        raw.executemany(CLOSE_RANKS, raw.execute(_SALVAGED, (number,)).fetchall())
+        raw.execute(_SALVAGED, (number,))
 
 
 def _mark(instance: Instance, number: int, event: str, detail: str) -> Mark:
@@ -217,20 +203,29 @@ def _mark(instance: Instance, number: int, event: str, detail: str) -> Mark:
     )
 
 
+CURED: Final = """EXISTS (SELECT 1 FROM instance c WHERE c.sop_instance_uid = instance.sop_instance_uid
+    AND c.id > instance.id AND c.digest = instance.digest AND c.transfer_syntax_uid = instance.transfer_syntax_uid
+    AND c.state IN ('stored', 'expired'))"""
+"""Of an instance that is lost: whether the same bytes came again since."""
 _RESTATE: Final = "UPDATE instance SET state = ? WHERE id = ? AND state = ?"
 
 
 def lose(raw: sqlite3.Connection, ids: Sequence[int], now: float, *, trusted: bool) -> None:
     """Mark instances whose file is gone, so that the same bytes sent again are a new instance and not a duplicate."""
-    _restate(raw, ids, "stored", "lost", Mark(instance=0, at=now, clock_trusted=trusted, event="lost"))
+    turns = Turns(raw, now, trusted=trusted)
+    for number in _restate(raw, ids, "stored", "lost", Mark(instance=0, at=now, clock_trusted=trusted, event="lost")):
+        turns.pass_over(number)
 
 
 def find(raw: sqlite3.Connection, ids: Sequence[int], now: float, *, trusted: bool) -> None:
     """Mark instances as stored whose file was lost and is there again."""
-    _restate(raw, ids, "lost", "stored", Mark(instance=0, at=now, clock_trusted=trusted, event="found"))
+    turns = Turns(raw, now, trusted=trusted)
+    for number in _restate(raw, ids, "lost", "stored", Mark(instance=0, at=now, clock_trusted=trusted, event="found")):
+        turns.come_back(number)
 
 
-def _restate(raw: sqlite3.Connection, ids: Sequence[int], old: str, new: str, mark: Mark) -> None:
-    """Move instances from state ``old`` to ``new``; those that moved get ``mark``."""
+def _restate(raw: sqlite3.Connection, ids: Sequence[int], old: str, new: str, mark: Mark) -> list[int]:
+    """Move instances from state ``old`` to ``new``; those that moved get ``mark`` and are returned."""
     moved = [number for number in ids if raw.execute(_RESTATE, (new, number, old)).rowcount]
     write(raw, [msgspec.structs.replace(mark, instance=number) for number in moved])
+    return moved

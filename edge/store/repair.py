@@ -8,22 +8,36 @@ that was made anew comes back from the seals of the files.
 import shutil
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from edge.fsync import sync_path
 from edge.store.connection import FILE
-from edge.store.schema import VERSION, migrate
+from edge.store.schema import FILL_PROOFS, VERSION, migrate
+from edge.store.turns import OTHER_RENDERING
 
 _DECISIONS: Final = frozenset({"held", "cancelled"})
 _LOG: Final = ("event", "log")
+_PROOFS: Final = ("proof", "refused", "request", "requested")
+"""What is owed a proof follows from the deliveries, and what was asked can be asked again."""
 _ORDERS: Final = {
     "pause": "destination, who, at",
     "command": "id, type, issued_by, received_at, expires_at, status, reason, result",
+    "promise": "id, transaction_uid, calling, called, address, at, clock_trusted, since, state, named, times, tries",
+    "promised": "promise, position, sop_class_uid, sop_instance_uid, reason",
 }
-"""What people and signers said, besides decisions about deliveries: so that a command stays known."""
+"""What people, signers and modalities said, besides decisions about deliveries: so that a command stays known, and a
+modality that waits for its report gets one."""
+_PROMISES: Final = (
+    "DELETE FROM promised WHERE promise NOT IN (SELECT id FROM promise)",
+    "DELETE FROM promise WHERE id NOT IN (SELECT promise FROM promised)",
+    # uptime begins anew; what was not all decided is decided anew, as far as it could be read
+    "UPDATE promise SET since = 0, ready_since = iif(state = 'ready', 0, NULL)",
+    """UPDATE promise SET state = 'waiting', ready_since = NULL WHERE state = 'ready'
+        AND EXISTS (SELECT 1 FROM promised WHERE promise = promise.id AND reason IS NULL)""",
+)
 _HIGHEST: Final = 1 << 62
 _ERRORS_SHOWN: Final = 5
 _BATCH: Final = 5000
@@ -47,7 +61,7 @@ class Mended(StrEnum):
     WHOLE = "whole"
     """Every table could be read, but perhaps not the log of events; indexes and free pages were made again."""
     ANEW = "anew"
-    """It is empty but for decisions, commands and trail: the files must be indexed again."""
+    """It is empty but for decisions, commands, promises and trail: the files must be indexed again."""
 
 
 def complete(storage: Path) -> None:
@@ -149,9 +163,9 @@ def _take_over(storage: Path, new: Path) -> None:
 def _copy(old: Path, new: Path) -> None:
     """Copy every table whole; make indexes and tallies again. Raises sqlite3.Error where a table cannot be read.
 
-    A log of events that cannot be read is no reason to give up deliveries that can: it is begun anew.
+    A log of events that cannot be read is no reason to give up deliveries that can: it is begun anew. Nor are proofs.
     """
-    left_out = {"tally"} if _has_log(old) else {"tally", *_LOG}
+    left_out = {"tally", *(table for group in (_LOG, _PROOFS) if not _has(old, group) for table in group)}
     raw = sqlite3.connect(new, isolation_level=None)
     try:
         raw.execute("ATTACH ? AS damaged", (str(old),))
@@ -170,7 +184,7 @@ def _copy(old: Path, new: Path) -> None:
             if table not in left_out:
                 _copy_table(raw, table)
         raw.executemany("DELETE FROM main.sqlite_sequence WHERE name = ?", [(table,) for table in left_out])
-        for statement in _TALLIES:
+        for statement in (*_TALLIES, *(FILL_PROOFS if "proof" in left_out & set(tables) else ())):
             raw.execute(statement)
         for _, sql in triggers:
             raw.execute(sql)
@@ -190,11 +204,11 @@ def _copy_table(raw: sqlite3.Connection, table: str) -> None:
     raw.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM {source}")
 
 
-def _has_log(path: Path) -> bool:
-    """Whether every event can be read, on a connection of its own: one that met damage is of no more use."""
+def _has(path: Path, tables: Iterable[str]) -> bool:
+    """Whether all of ``tables`` can be read, on a connection of its own: one that met damage is of no more use."""
     raw = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
-        for table in _LOG:
+        for table in tables:
             deque(raw.execute(f"SELECT * FROM {table} NOT INDEXED ORDER BY 1"), maxlen=0)
     except (sqlite3.Error, UnicodeDecodeError):
         return False
@@ -205,7 +219,7 @@ def _has_log(path: Path) -> bool:
 
 
 def _salvage(old: Path, new: Path) -> None:
-    """Make an empty database with the decisions, the commands and the trail that can still be read in ``old``.
+    """Make an empty database with the decisions, commands, promises and trail that can still be read in ``old``.
 
     Events are not carried over: its log is begun anew.
     """
@@ -225,6 +239,8 @@ def _salvage(old: Path, new: Path) -> None:
                     _kept(fresh, f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)
         finally:
             damaged.close()
+        for statement in _PROMISES:
+            fresh.execute(statement)
         (last,) = fresh.execute("SELECT coalesce(max(seq), 0) FROM trail").fetchone()
         fresh.execute("DELETE FROM sqlite_sequence WHERE name = 'trail'")
         fresh.execute("INSERT INTO sqlite_sequence VALUES ('trail', ?)", (last + _SEQUENCE_STEP,))
@@ -247,7 +263,7 @@ def _decisions(damaged: sqlite3.Connection, fresh: sqlite3.Connection) -> None:
     for instance, destination, state, code, detail in _rows(
         damaged, "delivery", "instance, destination, state, code, detail", "id"
     ):
-        if state in _DECISIONS:
+        if state in _DECISIONS and code != OTHER_RENDERING:
             standing[instance, destination] = (state, code, detail)
         else:
             standing.pop((instance, destination), None)

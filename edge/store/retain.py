@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from edge.events import deleted
-from edge.store import events
+from edge.store import events, promises, proofs, taken
 from edge.store.trail import Mark, write
 
 _SETTLED: Final = """SELECT id FROM instance WHERE settled_at IS NOT NULL AND state = 'stored'
@@ -33,6 +33,11 @@ def tick(raw: sqlite3.Connection, seconds: float) -> None:
     raw.execute("UPDATE uptime SET seconds = seconds + ?", (seconds,))
 
 
+def uptime(raw: sqlite3.Connection) -> float:
+    """Return the seconds this store has been in use, as far as they are on record."""
+    return float(raw.execute("SELECT seconds FROM uptime").fetchone()[0])
+
+
 def settled(raw: sqlite3.Connection, age: float, most: int) -> list[int]:
     """Return the ids of instances whose deliveries have all been over for ``age`` seconds, the oldest first."""
     return [number for (number,) in raw.execute(_SETTLED, (age, most))]
@@ -52,8 +57,11 @@ def forget(raw: sqlite3.Connection, age: float, most: int) -> int:
     """Delete all that is known of instances whose files went ``age`` seconds ago; the number.
 
     So is it with files that were imported then; those in watched folders are forgotten when they are gone from there.
-    Of commands that were rejected only so many stay in the trail.
+    Of commands that were rejected only so many stay in the trail. What was asked for and what was promised goes too.
     """
+    proofs.prune(raw)
+    promises.prune(raw, age)
+    taken.forget_unwatched(raw, age)
     raw.execute(_IMPORTED, (age,))
     raw.execute(_FORGET_REJECTED, (_MOST_REJECTED,))
     rows = raw.execute(_FORGOTTEN, (age, most)).fetchall()

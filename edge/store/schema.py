@@ -216,7 +216,117 @@ _FOURTH: Final = (
     "CREATE TABLE pause (destination TEXT PRIMARY KEY, who TEXT NOT NULL, at REAL NOT NULL) STRICT",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH)
+_REFUSED: Final = "'held', 'cancelled', 'declined'"
+
+FILL_PROOFS: Final = (
+    """INSERT INTO proof (delivery, destination, study, since)
+        SELECT d.id, d.destination, i.study, seconds FROM delivery d JOIN instance i ON i.id = d.instance, uptime
+        WHERE d.state = 'accepted' AND d.needs_proof = 1""",
+    f"INSERT INTO refused SELECT d.id, seconds FROM delivery d, uptime WHERE d.state IN ({_REFUSED})",
+)
+"""What `proof` and `refused` must hold, from the deliveries alone."""
+
+_FIFTH: Final = (
+    # what was accepted and is to be proven: kept by triggers, so whatever program moves a delivery keeps it right
+    """CREATE TABLE proof (
+        delivery INTEGER PRIMARY KEY REFERENCES delivery,
+        destination TEXT NOT NULL,
+        study INTEGER NOT NULL,
+        since REAL NOT NULL,  -- uptime when it was accepted
+        ask_at REAL,  -- monotonic; NULL: it was never asked about
+        tries INTEGER NOT NULL DEFAULT 0,
+        heard INTEGER NOT NULL DEFAULT 0,  -- of the tries, those up to the last that a report answered
+        missing INTEGER NOT NULL DEFAULT 0,  -- times that a query did not find it
+        asked INTEGER  -- the first request that named it since, which may be forgotten by now
+    ) STRICT""",
+    "CREATE INDEX proof_unasked ON proof (destination, study) WHERE ask_at IS NULL",
+    "CREATE INDEX proof_due ON proof (destination, ask_at, study) WHERE ask_at IS NOT NULL",
+    "CREATE INDEX proof_age ON proof (destination, since)",
+    # since when a delivery is refused or given up
+    "CREATE TABLE refused (delivery INTEGER PRIMARY KEY REFERENCES delivery, at REAL NOT NULL) STRICT",  # uptime
+    """CREATE TRIGGER proof_made AFTER UPDATE OF state ON delivery
+        WHEN NEW.state = 'accepted' AND OLD.state <> 'accepted' AND NEW.needs_proof = 1 BEGIN
+        INSERT OR REPLACE INTO proof (delivery, destination, study, since)
+            SELECT NEW.id, NEW.destination, study, (SELECT seconds FROM uptime) FROM instance WHERE id = NEW.instance;
+    END""",
+    """CREATE TRIGGER proof_over AFTER UPDATE OF state ON delivery
+        WHEN OLD.state = 'accepted' AND NEW.state <> 'accepted' AND NEW.needs_proof = 1 BEGIN
+        DELETE FROM proof WHERE delivery = NEW.id;
+    END""",
+    f"""CREATE TRIGGER refusal_made AFTER UPDATE OF state ON delivery
+        WHEN NEW.state IN ({_REFUSED}) AND OLD.state NOT IN ({_REFUSED}) BEGIN
+        INSERT OR REPLACE INTO refused SELECT NEW.id, seconds FROM uptime;
+    END""",
+    f"""CREATE TRIGGER refusal_over AFTER UPDATE OF state ON delivery
+        WHEN OLD.state IN ({_REFUSED}) AND NEW.state NOT IN ({_REFUSED}) BEGIN
+        DELETE FROM refused WHERE delivery = NEW.id;
+    END""",
+    """CREATE TRIGGER delivery_forgotten AFTER DELETE ON delivery BEGIN
+        DELETE FROM proof WHERE delivery = OLD.id;
+        DELETE FROM refused WHERE delivery = OLD.id;
+    END""",
+    *FILL_PROOFS,
+    # commitment that we asked for, kept while its report may come
+    """CREATE TABLE request (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        uid TEXT NOT NULL UNIQUE,
+        destination TEXT NOT NULL,
+        at REAL NOT NULL,
+        clock_trusted INTEGER NOT NULL CHECK (clock_trusted IN (0, 1)),
+        since REAL NOT NULL  -- uptime
+    ) STRICT""",
+    """CREATE TABLE requested (
+        request INTEGER NOT NULL,
+        instance INTEGER NOT NULL,
+        PRIMARY KEY (request, instance)
+    ) STRICT, WITHOUT ROWID""",
+    # commitment that modalities asked us for; both tables can be read row by row where the database is damaged
+    """CREATE TABLE promise (
+        id INTEGER PRIMARY KEY,
+        transaction_uid TEXT NOT NULL,
+        calling TEXT NOT NULL,
+        called TEXT NOT NULL,
+        address TEXT NOT NULL,
+        at REAL NOT NULL,
+        clock_trusted INTEGER NOT NULL CHECK (clock_trusted IN (0, 1)),
+        since REAL NOT NULL,  -- uptime
+        state TEXT NOT NULL CHECK (state IN ('waiting', 'ready', 'reported')),
+        named INTEGER NOT NULL,  -- images in it
+        times INTEGER NOT NULL DEFAULT 1,  -- how often it was asked for
+        tries INTEGER NOT NULL DEFAULT 0,
+        not_before REAL,  -- monotonic
+        ready_since REAL,  -- uptime
+        note TEXT NOT NULL DEFAULT '',
+        UNIQUE (transaction_uid, calling)
+    ) STRICT""",
+    "CREATE INDEX promise_open ON promise (state, calling) WHERE state <> 'reported'",
+    """CREATE TABLE promised (
+        id INTEGER PRIMARY KEY,
+        promise INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        sop_class_uid TEXT NOT NULL,
+        sop_instance_uid TEXT NOT NULL,
+        reason INTEGER,  -- NULL: not decided; 0: safe; else a failure reason
+        UNIQUE (promise, position)
+    ) STRICT""",
+    "CREATE INDEX promised_by_uid ON promised (sop_instance_uid, promise)",
+    # studies by what came last, and since when nothing comes
+    "ALTER TABLE study ADD COLUMN latest INTEGER",  # the instance that came last
+    "ALTER TABLE study ADD COLUMN came REAL NOT NULL DEFAULT 0",  # uptime as it was on record then
+    "ALTER TABLE study ADD COLUMN arrived REAL",  # the same more exactly, where the program put it down
+    "ALTER TABLE study ADD COLUMN gap REAL NOT NULL DEFAULT 0",  # the longest time without anything between two
+    "CREATE INDEX study_by_latest ON study (latest)",
+    """CREATE TRIGGER study_goes_on AFTER INSERT ON instance BEGIN
+        UPDATE study SET latest = max(coalesce(latest, NEW.id), NEW.id), came = (SELECT seconds FROM uptime)
+            WHERE id = NEW.study;
+    END""",
+    """UPDATE study SET came = (SELECT seconds FROM uptime),
+        latest = (SELECT max(id) FROM instance WHERE study = study.id)""",
+    # asked every second, and mostly empty
+    "CREATE INDEX instance_lost ON instance (id) WHERE state = 'lost'",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 """Migration i leads from version i to version i + 1."""
 VERSION: Final = len(MIGRATIONS)
 

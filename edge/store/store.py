@@ -22,7 +22,7 @@ from edge.fsync import sync_path
 from edge.model import Header, Instance, Need, Origin, Source
 from edge.routing import Leg
 from edge.states import DeliveryState
-from edge.store import audits, deliver, events, people, record, repair, retain, schema, taken
+from edge.store import audits, deliver, events, people, record, repair, retain, schema, studies, taken
 from edge.store.audits import Stored
 from edge.store.committer import Committer, Work
 from edge.store.connection import (
@@ -34,10 +34,13 @@ from edge.store.connection import (
     explain,
     open_writer,
 )
+from edge.store.deciding import Deciding
 from edge.store.deliver import Parcel, Settlement
 from edge.store.people import Choice
+from edge.store.proofs import Calm
+from edge.store.proving import Proving
 from edge.store.reading import Reading
-from edge.store.record import Recorded
+from edge.store.record import Fate, Recorded
 from edge.store.telling import Telling
 
 T = TypeVar("T")
@@ -46,6 +49,8 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in
 _PATIENCE: Final = 3
 """Attempts to open the database after which a copy stands in."""
 _MOST_REMEMBERED: Final = 100_000
+_TABLES: Final = ("study", "instance", "delivery", "trail", "event", "log", "command", "pause", "proof", "promise")
+"""What must be there to be of any use."""
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 """Seconds between two attempts to open a database that cannot be opened."""
@@ -53,7 +58,7 @@ _LONGEST_PAUSE: Final = 30.0
 log = structlog.get_logger()
 
 
-class Store(Telling):
+class Store(Telling, Proving):
     """The open store of a running appliance. Every verb raises `StoreError` where it was not committed."""
 
     def __init__(
@@ -81,6 +86,7 @@ class Store(Telling):
         self._path = path
         self._new_epoch = new_epoch
         self._most_events = most_events
+        self._calm, self._deciding, self._ticked = Calm(), Deciding(), clock.monotonic()
         self._copy: Path | None = None
         """A copy in memory that stands in while the disk can only be read."""
         self._outcomes: list[Settlement] = []
@@ -189,6 +195,7 @@ class Store(Telling):
         await self._close_connections()
         self._connection = connection
         await self.reading.reopen(storage)
+        self._calm, self._deciding = Calm(), Deciding()  # what they saw may be otherwise now
         self.epoch = epoch
         self._committer.resume(connection)
 
@@ -257,7 +264,14 @@ class Store(Telling):
 
     async def record(self, batch: Sequence[tuple[Instance, Sequence[Leg]]]) -> list[Recorded]:
         """Record received instances with their deliveries. Idempotent by id."""
-        fates = await self._commit(lambda raw: record.record(raw, batch))
+        lag = self._lag()
+
+        def work(raw: sqlite3.Connection) -> list[Recorded]:
+            fates = record.record(raw, batch)
+            studies.arrived(raw, [fate.id for fate in fates if fate.fate is Fate.NEW], lag)
+            return fates
+
+        fates = await self._commit(work)
         for name in {leg.destination for _, legs in batch for leg in legs}:
             self._hints[name].set()
         return fates
@@ -281,14 +295,18 @@ class Store(Telling):
         """Record that the files of ``ids`` are gone: the same bytes sent again are then no duplicate."""
         now, trusted = self._clock.now(), self._clock.trusted()
         await self._commit(lambda raw: record.lose(raw, ids, now, trusted=trusted))
+        self._hint_all()
 
     async def stored_after(self, last: int, most: int) -> list[int]:
-        """Return the next ``most`` ids above ``last`` of instances whose file should be there, or is owed and lost."""
+        """Return the next ``most`` ids above ``last`` of instances whose file should be there.
+
+        So it should be of those that are lost and owed, unless the same bytes came again.
+        """
 
         def work(raw: sqlite3.Connection) -> list[int]:
             rows = raw.execute(
-                """SELECT id FROM instance WHERE id > ? AND (state = 'stored' OR state = 'lost' AND owed > 0)
-                ORDER BY id LIMIT ?""",
+                f"""SELECT id FROM instance WHERE id > ?
+                AND (state = 'stored' OR state = 'lost' AND owed > 0 AND NOT {record.CURED}) ORDER BY id LIMIT ?""",
                 (last, most),
             )
             return [row[0] for row in rows]
@@ -301,8 +319,8 @@ class Store(Telling):
 
     async def route(self, routed: Sequence[tuple[int, Sequence[Leg]]]) -> None:
         """Make deliveries for instances that have none."""
-        now = self._clock.now()
-        await self._commit(lambda raw: record.route(raw, routed, now))
+        now, trusted = self._clock.now(), self._clock.trusted()
+        await self._commit(lambda raw: record.route(raw, routed, now, trusted=trusted))
         for name in {leg.destination for _, legs in routed for leg in legs}:
             self._hints[name].set()
 
@@ -404,10 +422,6 @@ class Store(Telling):
 
     # retention
 
-    async def tick(self, seconds: float) -> None:
-        """Add ``seconds`` to the uptime by which age is measured."""
-        await self._commit(lambda raw: retain.tick(raw, seconds))
-
     async def settled(self, age: float, most: int) -> list[int]:
         """Return the ids of what every destination has had for ``age`` seconds of uptime, the oldest first."""
         return await self.reading.run(lambda raw: retain.settled(raw, age, most))
@@ -437,6 +451,7 @@ class Store(Telling):
         """Record that the file of an instance is damaged, and hold what was to be sent of it."""
         now, trusted = self._clock.now(), self._clock.trusted()
         await self._commit(lambda raw: audits.quarantine(raw, number, why, now, trusted=trusted))
+        self._hint_all()
 
     async def amend(self, true: Stored) -> None:
         """Correct a row after the seal of its file."""
@@ -517,7 +532,7 @@ def _write_back(raw: sqlite3.Connection) -> None:
 def _try(raw: sqlite3.Connection) -> None:
     """Fail now where writing fails, or where a table cannot be entered: a disk that is only read opens all the same."""
     raw.execute("UPDATE uptime SET seconds = seconds")
-    for table in ("study", "instance", "delivery", "trail", "event", "log", "command", "pause"):
+    for table in _TABLES:
         raw.execute(f"SELECT max(rowid) FROM {table}").fetchone()
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from edge.model import IMPORT, Origin
+from edge.model import IMPORT, WATCH, Origin
 
 _IMPORTED: Final = f"{IMPORT} by digest"
 """The place of what was imported: media get other names and other inodes each time they are put in."""
@@ -25,6 +25,15 @@ _REMEMBER: Final = """INSERT INTO taken (place, path, inode, size, mtime_ns, cti
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT seconds FROM uptime))
     ON CONFLICT DO UPDATE SET inode = excluded.inode, size = excluded.size, mtime_ns = excluded.mtime_ns,
     ctime_ns = excluded.ctime_ns, digest = excluded.digest, instance = excluded.instance, at = excluded.at"""
+
+_ROOT: Final = "root of "
+_UNWATCHED: Final = f"""SELECT place FROM taken WHERE place >= '{_ROOT}{WATCH} ' AND place < '{_ROOT}{WATCH}!'
+    AND at <= (SELECT seconds FROM uptime) - ?"""
+_FORGET: Final = """DELETE FROM taken
+    WHERE place = ?1 AND path IN (SELECT path FROM taken WHERE place = ?1 ORDER BY path LIMIT ?2)"""
+_LEAST_AGE: Final = 30 * 86400.0
+"""Seconds for which a watch may be out of the configuration, and yet knows what it took when it comes back."""
+_AT_ONCE: Final = 2000
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -87,6 +96,22 @@ def forget(raw: sqlite3.Connection, origins: Sequence[Origin]) -> None:
         AND ctime_ns = ?""",
         [_identity(origin) for origin in origins],
     )
+
+
+def mark(place: str) -> str:
+    """Name the place of the one row that a watch keeps of itself, and writes anew as long as it is configured."""
+    return f"{_ROOT}{place}"
+
+
+def forget_unwatched(raw: sqlite3.Connection, age: float) -> int:
+    """Forget what watches took that were not configured for ``age`` seconds of uptime, some at a time; how many."""
+    count = 0
+    for (marked,) in raw.execute(_UNWATCHED, (max(age, _LEAST_AGE),)).fetchall():
+        gone = raw.execute(_FORGET, (marked.removeprefix(_ROOT), _AT_ONCE)).rowcount
+        if gone < _AT_ONCE:
+            raw.execute("DELETE FROM taken WHERE place = ?", (marked,))
+        count += gone
+    return count
 
 
 def _identity(origin: Origin) -> tuple[str, str, int, int, int, int]:

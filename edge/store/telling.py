@@ -3,6 +3,7 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final, TypeVar
 
 from edge.clock import Clock
@@ -28,8 +29,10 @@ class Telling(ABC):
     """The key of an event is (epoch, seq): no log that was begun anew has the epoch of another."""
     events_arrived: asyncio.Event
     """Set after a commit that wrote events; may be missed, and may be set for nothing."""
+    _storage: Path
     _clock: Clock
     _most_events: int
+    _marked: tuple[int, int] = (0, 0)
 
     @abstractmethod
     async def _commit(self, work: Work[T]) -> T:
@@ -55,6 +58,16 @@ class Telling(ABC):
     async def event_range(self) -> tuple[int, int]:
         """Return the first number kept and the highest ever given; the first is above it where none is kept."""
         return await self.reading.run(events.range_)
+
+    async def mark_events(self, seq: int) -> None:
+        """Put down, synced, that events up to number ``seq`` leave the box, before they do. Raises OSError.
+
+        A database that is found behind it at a start has another epoch then, so that no number is given twice.
+        """
+        wanted = (self.epoch, seq)
+        if wanted > self._marked:
+            await asyncio.to_thread(events.mark, self._storage, *wanted)
+            self._marked = wanted
 
     async def drop_events(self, up_to: int) -> int:
         """Delete the events up to number ``up_to``, which somebody has; how many."""
@@ -104,6 +117,10 @@ class Telling(ABC):
         """Return id, status, reason and result of the last commands that are over, in order of arrival."""
         rows = await self.reading.run(lambda raw: commands.recent(raw, _MOST_RECENT))
         return [(row.id, row.status, row.reason, row.result) for row in rows]
+
+    async def expired_commands(self, before: float) -> list[str]:
+        """Return the ids that `forget_commands` would forget."""
+        return await self.reading.run(lambda raw: commands.expired(raw, before))
 
     async def forget_commands(self, before: float) -> list[str]:
         """Forget commands that are over and expired before the wall time ``before``; their ids."""

@@ -50,7 +50,8 @@ class Assembly:
             return await probe(destinations[name], trusted=clock.trusted())
 
         async def answers(name: str) -> bool:
-            return name not in destinations or not (await ask(name)).code
+            # one that only takes no C-ECHO is reached, and was up before without it
+            return name not in destinations or (await ask(name)).code in {"", "NO_ECHO"}
 
         acts = Acts(
             destinations,
@@ -61,10 +62,9 @@ class Assembly:
             rebirth=lambda: self.telemetry.rebirth(),  # noqa: PLW0108 - it is made below
             restart=restart,
         )
-        on_trial = twin.record.status == "trial"
         self.configurator = Configurator(
             twin,
-            Trial(twin.record.were_up, clock, answers) if on_trial else None,
+            Trial(twin.record.were_up, clock, answers) if twin.record.trial else None,
             node,
             topics,
             config,

@@ -2,16 +2,19 @@
 
 Nothing is done before the command is on record, and nothing at all for one that is unsigned, forged, replayed, retained
 or expired: it is rejected, and that is an event and on the trail. How many rejections are told is bounded, for anybody
-who may publish can make them.
+who may publish can make them. A message that QoS 1 brought twice is a replay too, but what became of its command is
+told once more: a rejection would belie it.
 """
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
 import msgspec
+import structlog
 
 from edge import events
 from edge.clock import Clock, iso
@@ -23,6 +26,8 @@ from edge.signing import good, key_bytes
 from edge.store import Store, StoreError
 from edge.telemetry.commands import ARGUMENTS, ENDS_HERE, UNSUPPORTED, Act, CommandFailed, Result
 
+log = structlog.get_logger()
+
 _LONGEST: Final = 2 << 10
 """Bytes of a command, which has some 400: less than a millisecond for its signature."""
 _AHEAD: Final = 31 * 86_400.0
@@ -30,13 +35,21 @@ _AHEAD: Final = 31 * 86_400.0
 _MARGIN: Final = 86_400.0
 _REJECTIONS: Final = 10
 """Rejections told in a minute; the rest are counted by nobody."""
+MOST_KNOWN: Final = 64
+"""Commands of this run whose content is known, so that a duplicate is told from another command of the same id."""
+TIDY: Final = 3600.0
+"""Seconds between two looks for what has expired."""
+RETRY: Final = 5.0
+"""Seconds after which a store that failed is tried again."""
 
 
 class Rejected(Exception):
     """A command that is not carried out; the reason is a code."""
 
-    def __init__(self, reason: str, status: CommandStatus = "rejected") -> None:
+    def __init__(self, reason: str, status: CommandStatus = "rejected", *, same: bool = False) -> None:
+        """``same``: it is the very message that was taken before."""
         super().__init__(reason)
+        self.same = same
         self.reason = reason
         self.status: CommandStatus = status
 
@@ -62,6 +75,11 @@ class Commander:
         self._session: Session | None = None
         self._rejections = Quota(_REJECTIONS, MINUTE, clock.monotonic)
         self._running: set[asyncio.Task[None]] = set()
+        self._taken: dict[str, bytes] = {}
+        """SHA-256 of what was taken, by its id; the oldest goes first."""
+        self._unwritten: dict[str, tuple[CommandStatus, str, Result]] = {}
+        """What became of commands while the store could not be written."""
+        self._anew = asyncio.Event()
 
     @property
     def capabilities(self) -> list[str]:
@@ -78,15 +96,55 @@ class Commander:
         """Report over ``session`` from now on."""
         self._session = session
 
-    async def attend(self, session: Session) -> None:
-        """Report over ``session`` from now on: first what is over and was perhaps not heard of. Raises `LostError`."""
+    async def serve(self, session: Session) -> None:
+        """Clear away what has expired until cancelled, and report again what was asked for. Raises `LostError`.
+
+        A store that fails ends no connection: it is tried again.
+        """
         self.report_over(session)
-        now = self._clock.now()
-        if self._clock.trusted():
-            for number in await self._store.forget_commands(now - _MARGIN):
-                await session.publish(self._topics.command(number), b"", qos=1, retain=True)
+        while True:
+            anew = self._anew.is_set()
+            self._anew.clear()
+            try:
+                await (self.attend(session) if anew else self._tidy(session))
+            except StoreError as e:
+                log.warning("commands wait for the store", error=str(e))
+                await asyncio.sleep(RETRY)
+                if anew:
+                    self._anew.set()
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._anew.wait(), TIDY)
+
+    def tell_again(self) -> None:
+        """Report once more, soon, what became of the last commands."""
+        self._anew.set()
+
+    async def attend(self, session: Session) -> None:
+        """Report over ``session`` from now on: first what is over and was perhaps not heard of.
+
+        Raises `LostError`, `StoreError`.
+        """
+        self.report_over(session)
+        await self._tidy(session)
         for number, status, reason, result in await self._store.recent_commands():
             await self._report(number, status, reason, result)
+
+    async def _tidy(self, session: Session) -> None:
+        """Write what could not be written, and forget what has expired: first at the broker, then here."""
+        for number, (status, reason, result) in list(self._unwritten.items()):
+            row = await self._store.command(number)
+            if row is not None and row.status in {"accepted", "running"}:
+                await self._store.finish_command(number, status, reason, result)
+            self._unwritten.pop(number, None)
+        if not self._clock.trusted():
+            return
+        before = self._clock.now() - _MARGIN
+        expired = await self._store.expired_commands(before)
+        for number in expired:
+            await session.publish(self._topics.command(number), b"", qos=1, retain=True)
+        if expired:
+            await self._store.forget_commands(before)
 
     async def take(self, message: Message) -> None:
         """Take what came on a topic of commands."""
@@ -102,8 +160,9 @@ class Commander:
             issuer = self._verify(command, message.payload)
             arguments = self._judge(command)
             expires = _seconds(command.expires_at)
+            digest = hashlib.sha256(message.payload).digest()
             if not await self._store.begin_command(number, command.type, issuer, expires):
-                raise Rejected("REPLAYED")
+                raise Rejected("REPLAYED", same=self._taken.get(number) == digest)
         except Rejected as e:
             kind = command.type if command is not None and command.type in ARGUMENTS else ""
             by = command.issued_by if command is not None and e.reason not in _FORGED else ""
@@ -112,6 +171,7 @@ class Commander:
         except StoreError:
             await self._reject(number, command.type if command else "", "", Rejected("STORE"))
             return
+        self._remember(number, digest)
         await self._report(number, "accepted")
         task = asyncio.ensure_future(self._carry_out(number, command.type, arguments, issuer))
         self._running.add(task)
@@ -172,8 +232,11 @@ class Commander:
             status, reason, result = "failed", e.reason, e.result
         except StoreError:
             status, reason = "failed", "STORE"
-        with contextlib.suppress(StoreError):  # the next start finds it unfinished
+        try:
             await self._store.finish_command(number, status, reason, result)
+        except StoreError:
+            self._unwritten[number] = (status, reason, result)
+            self._anew.set()
         await self._report(number, status, reason, result)
 
     async def _reject(self, number: str | None, kind: str, issuer: str, why: Rejected) -> None:
@@ -182,8 +245,20 @@ class Commander:
             return
         with contextlib.suppress(StoreError):
             await self._store.write_events([events.command(number or "", kind, issuer, why.status, why.reason)])
-        if number is not None:
+        if number is None:
+            return
+        if not why.same:
             await self._report(number, why.status, why.reason, retain=False)
+            return
+        with contextlib.suppress(StoreError):
+            row = await self._store.command(number)
+            if row is not None and row.status not in {"accepted", "running"}:  # else its end is told anyway
+                await self._report(number, row.status, row.reason, row.result)
+
+    def _remember(self, number: str, digest: bytes) -> None:
+        self._taken[number] = digest
+        if len(self._taken) > MOST_KNOWN:
+            del self._taken[next(iter(self._taken))]
 
     async def _report(
         self,

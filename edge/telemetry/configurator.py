@@ -66,6 +66,10 @@ class Configurator:
         if self._trial is not None:
             self._trial.reached = True
 
+    def tell_again(self) -> None:
+        """Report once more, soon."""
+        self._changed.set()
+
     async def report(self, session: Session) -> None:
         """Tell over ``session`` what is in force, at once and whenever it changes. Raises `LostError`."""
         while True:
@@ -83,13 +87,15 @@ class Configurator:
             desired = await self._run(judged)
             if desired is None:
                 return
-            snapshot = await self._snapshot()
-            were_up = [d.name for d in snapshot.destinations if d.state == "up"]
-            await self._run(partial(self._twin.take, desired, were_up))
         except Refused as e:
             await self._refuse(e)
             return
+        try:
+            snapshot = await self._snapshot()
+            were_up = [d.name for d in snapshot.destinations if d.state == "up"]
+            await self._run(partial(self._twin.take, desired, were_up))
         except (OSError, StoreError):
+            # not remembered: it is judged again with the next connection
             await self._refuse(Refused(0, "STORAGE"))
             return
         await self._note(desired.revision, "applied")
@@ -97,22 +103,33 @@ class Configurator:
         self._restart()
 
     async def watch(self) -> None:
-        """Judge the trial until it is over."""
+        """Tell of a trial that ended before this start, and judge one that goes on until it is over."""
+        await self._tell_of_the_last()
         while self._trial is not None:
             await asyncio.sleep(_EVERY)
             try:
                 verdict = await self._trial.judge(await self._snapshot())
                 if verdict is None:
                     continue
-                revision = self._twin.record.in_force
                 await self._run(partial(self._twin.roll_back, verdict) if verdict else self._twin.keep)
                 self._trial = None
                 if verdict:
-                    await self._note(revision, "rolled-back", verdict)
+                    await self._tell_of_the_last()
                     self._restart()
             except (StoreError, OSError) as e:
                 log.warning("the trial of a configuration cannot be judged", error=str(e))
             self._changed.set()
+
+    async def _tell_of_the_last(self) -> None:
+        """Write an event of the roll-back that was not told yet; a failure is left for the next start."""
+        if (untold := self._twin.untold) is None:
+            return
+        revision, reason = untold
+        try:
+            await self._store.write_events([events.configuration(revision, "rolled-back", reason)])
+            await self._run(self._twin.told)
+        except (StoreError, OSError) as e:
+            log.warning("a roll-back could not be written down", revision=revision, error=str(e))
 
     async def _refuse(self, why: Refused) -> None:
         with contextlib.suppress(OSError):

@@ -75,7 +75,7 @@ def _sensor(node: str, topics: Topics, metric: Metric) -> dict[str, Any]:
     found: dict[str, Any] = {
         "platform": "sensor",
         "unique_id": f"{node}_{metric.name.replace('.', '_')}",
-        "name": metric.name.replace("_", " ").replace(".", " ").capitalize(),
+        "name": _title(metric.name),
         "state_topic": topics.metrics,
         "value_template": f"{{{{ value_json.m.get('{metric.name}') }}}}",
         "state_class": "total_increasing" if metric.kind == "counter" else "measurement",
@@ -85,3 +85,10 @@ def _sensor(node: str, topics: Topics, metric: Metric) -> dict[str, Any]:
     if metric.unit != "1":
         found |= {"unit_of_measurement": metric.unit, "device_class": _CLASSES[metric.unit]}
     return found
+
+
+def _title(name: str) -> str:
+    """A metric's name as people read it; a destination keeps its own."""
+    before, _, last = name.rpartition(".")
+    text = f"{before.replace('.', ' ')} {last.replace('_', ' ')}".strip()
+    return text[:1].upper() + text[1:]

@@ -1,13 +1,15 @@
 """What stands retained at the broker, kept true over one connection: state, birth, health, alerts; and metrics.
 
-Everything is published anew at the start of a connection, for a broker may have forgotten it all.
+Everything is published anew at the start of a connection, for a broker may have forgotten it all. A database that
+cannot be read ends no connection: then that is told, and what is known without it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
+import structlog
 
 from edge.clock import Clock, iso
 from edge.findings import CODES
@@ -23,9 +25,12 @@ from edge.messages import (
     encode,
 )
 from edge.mqtt import Session
-from edge.snapshot import Snapshot
-from edge.telemetry.health import alerts, health, same
+from edge.snapshot import FindingStatus, Snapshot
+from edge.store import StoreError
+from edge.telemetry.health import alerts, blind, health, same
 from edge.telemetry.metrics import values
+
+log = structlog.get_logger()
 
 LEASE: Final = 180
 """Seconds for which a state may be believed."""
@@ -33,6 +38,10 @@ _LOOK: Final = 1.0
 _HEALTH: Final = 300.0
 _METRICS: Final = 60.0
 """Seconds between two of each, where nothing changes."""
+_POWER: Final = 10.0
+"""Seconds between two looks at the power."""
+_REFUSED: Final = 0x80
+"""Reason codes from here on say that a message was not taken."""
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,43 +74,58 @@ class Reporter:
         *,
         snapshot: Callable[[], Awaitable[Snapshot]],
         birth: Callable[[], Awaitable[Birth]],
+        findings: Callable[[], Sequence[FindingStatus]],
+        power: Callable[[], Awaitable[bool | None]],
+        before: Health | None = None,
+        introduce: Callable[[], Awaitable[None]],
     ) -> None:
+        """``findings`` tells of those that are open, without the database; ``power`` whether the voltage was enough.
+
+        ``before`` is the health that the connection before told last. ``introduce`` publishes what else is retained.
+        """
         self._session = session
         self._topics = topics
         self._who = who
         self._clock = clock
         self._snapshot = snapshot
         self._birth = birth
-        self._health: Health | None = None
+        self._findings = findings
+        self._power = power
+        self._introduce = introduce
+        self.health = before
+        """What was told last."""
+        self._good_power: bool | None = None
+        self._refused: set[str] = set()
         self._alerts: dict[str, Alert] = {}
-        self._due = {"state": 0.0, "health": 0.0, "metrics": 0.0}
+        self._due = {"state": 0.0, "health": 0.0, "metrics": 0.0, "power": 0.0}
         self._number = 0
         self._reborn = asyncio.Event()
 
     async def begin(self) -> None:
-        """Publish everything that is retained. Raises `LostError`, `StoreError`."""
-        await self._retain(self._topics.state, state(self._who, "online", self._clock))
+        """Publish everything that is retained. Raises `LostError`; gives up a broker that does not take the state."""
+        self._session.insist(await self._retain(self._topics.state, state(self._who, "online", self._clock)))
         await self._retain(self._topics.birth, await self._birth())
         await self._retain(
             self._topics.update, UpdateReport(phase="unsupported", from_="", to="", slot="", ts=iso(self._clock.now()))
         )
         self._due = dict.fromkeys(self._due, self._clock.monotonic())
         self._due["state"] += LEASE / 3
-        snapshot = await self._snapshot()
+        snapshot = await self._see()
         await self._tell_health(snapshot, anew=True)
-        await self._tell_alerts(snapshot, anew=True)
+        await self._tell_alerts(anew=True)
+        await self._introduce()
 
     async def run(self) -> None:
-        """Keep it true until cancelled. Raises `LostError`, `StoreError`."""
+        """Keep it true until cancelled. Raises `LostError`."""
         while True:
             if self._reborn.is_set():
                 self._reborn.clear()
                 await self.begin()
             now = self._clock.monotonic()
-            snapshot = await self._snapshot()
+            snapshot = await self._see()
             await self._tell_health(snapshot, anew=now >= self._due["health"])
-            await self._tell_alerts(snapshot, anew=False)
-            if now >= self._due["metrics"]:
+            await self._tell_alerts(anew=False)
+            if now >= self._due["metrics"] and snapshot is not None:
                 self._due["metrics"] = now + _METRICS
                 await self._tell_metrics(snapshot)
             if now >= self._due["state"]:
@@ -113,15 +137,30 @@ class Reporter:
         """Publish everything again, soon."""
         self._reborn.set()
 
-    async def _tell_health(self, snapshot: Snapshot, *, anew: bool) -> None:
-        now = health(snapshot, self._health.components if self._health else {})
-        if anew or self._health is None or not same(now, self._health):
-            self._health = now
+    async def _see(self) -> Snapshot | None:
+        """Look at the box; None where the database cannot be read."""
+        now = self._clock.monotonic()
+        if now >= self._due["power"]:
+            self._due["power"] = now + _POWER
+            self._good_power = await self._power()
+        try:
+            return await self._snapshot()
+        except StoreError:
+            return None
+
+    async def _tell_health(self, snapshot: Snapshot | None, *, anew: bool) -> None:
+        before = self.health.components if self.health else {}
+        if snapshot is not None:
+            now = health(snapshot, before, power=self._good_power)
+        else:
+            now = blind(self._findings(), before, iso(self._clock.now()))
+        if anew or self.health is None or not same(now, self.health):
+            self.health = now
             self._due["health"] = self._clock.monotonic() + _HEALTH
             await self._retain(self._topics.health, now)
 
-    async def _tell_alerts(self, snapshot: Snapshot, *, anew: bool) -> None:
-        now = alerts(snapshot.findings, snapshot.taken_at)
+    async def _tell_alerts(self, *, anew: bool) -> None:
+        now = alerts(self._findings(), iso(self._clock.now()))
         # anew: also what an earlier connection left there
         gone = [code for code in (CODES if anew else self._alerts) if code not in now]
         told = {
@@ -140,8 +179,12 @@ class Reporter:
         payload = Metrics(session=self._who.session, seq=self._number, ts=snapshot.taken_at, m=values(snapshot))
         await self._session.publish(self._topics.metrics, encode(payload), qos=0, retain=False)
 
-    async def _retain(self, topic: str, payload: Payload) -> None:
-        await self._session.publish(topic, encode(payload), qos=1, retain=True)
+    async def _retain(self, topic: str, payload: Payload) -> int:
+        code = await self._session.publish(topic, encode(payload), qos=1, retain=True)
+        if code >= _REFUSED and topic not in self._refused:
+            self._refused.add(topic)
+            log.warning("the broker does not take what is told", topic=topic, reason=f"0x{code:02X}")
+        return code
 
 
 def _alike(a: Alert, b: Alert) -> bool:

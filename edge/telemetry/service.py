@@ -5,6 +5,7 @@ nothing else.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +17,11 @@ from edge import __version__
 from edge.clock import Clock, iso
 from edge.config import Config, Mqtt
 from edge.findings import Journal
-from edge.messages import Ack, Birth, EventRange, Topics, encode
+from edge.messages import Ack, Birth, EventRange, Health, Topics, encode
 from edge.mqtt import Broker, LostError, Message, Session, Will
-from edge.snapshot import Snapshot
+from edge.snapshot import FindingStatus, Snapshot
+from edge.status.collect import finding_status
+from edge.status.power import Power
 from edge.store import Store, StoreError
 from edge.telemetry.commander import Commander
 from edge.telemetry.configurator import Configurator
@@ -30,6 +33,10 @@ from edge.telemetry.shipment import Shipment
 log = structlog.get_logger()
 
 _RETRY: Final = 5.0
+_BLOCK: Final = 1 << 10
+"""Sessions for which one number is counted, so that a disk that takes nothing more keeps no box from being seen."""
+_REFUSED: Final = 0x80
+"""Reason codes from here on say that a subscription was not taken."""
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _MODEL: Final = Path("/proc/device-tree/model")
 
@@ -53,7 +60,10 @@ class Telemetry:
         journal: Journal,
         clock: Clock,
     ) -> None:
-        """``next_session`` gives a number that was never used, synced, and is called by way of ``run``, in a thread."""
+        """``next_session`` gives a number that is higher than any before, synced, and is called by way of ``run``.
+
+        ``run`` does something in a thread.
+        """
         self._config = config
         self._mqtt = mqtt
         self._broker = broker
@@ -70,6 +80,10 @@ class Telemetry:
         self._boot = _read(_BOOT)
         self._who = Who(session=0, boot_id=self._boot)
         self._reporter: Reporter | None = None
+        self._shipment: Shipment | None = None
+        self._health: Health | None = None
+        self._power = Power(clock)
+        self._session = 0
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -103,9 +117,13 @@ class Telemetry:
         self._stopping.set()
 
     def rebirth(self) -> None:
-        """Publish everything that is retained again."""
+        """Publish everything that is retained again, and send events again."""
         if self._reporter is not None:
             self._reporter.rebirth()
+        if self._shipment is not None:
+            self._shipment.again()
+        self._commander.tell_again()
+        self._configurator.tell_again()
 
     def trouble(self, problem: tuple[str, str] | None) -> None:
         """Hear why there is no connection, or None while there is one."""
@@ -116,31 +134,33 @@ class Telemetry:
 
     async def _prepare(self) -> Will:
         try:
-            number = await self._run(self._next_session)
+            if self._session % _BLOCK == 0:
+                self._session = await self._run(self._next_session) * _BLOCK
         except OSError as e:
             raise LostError(f"no session can be counted: {e.strerror or e}") from e
-        self._who = Who(session=number, boot_id=self._boot)
+        self._session += 1
+        self._who = Who(session=self._session, boot_id=self._boot)
         return Will(topic=self._topics.state, payload=encode(state(self._who, "lost", self._clock)))
 
     async def _serve(self, session: Session) -> None:
         """One connection, until it is lost or the box stops."""
         topics = self._topics
-        reporter = self._reporter = Reporter(
-            session, topics, self._who, self._clock, snapshot=self._snapshot, birth=self._birth
-        )
-        shipment = Shipment(session, self._store, topics, acknowledged=self._mqtt.acknowledged)
+        reporter = self._reporter = self._made_reporter(session)
+        shipment = self._shipment = Shipment(session, self._store, topics, acknowledged=self._mqtt.acknowledged)
+        self._commander.report_over(session)
         try:
-            await session.subscribe([(topics.down_commands, 1), (topics.down_config, 1), (topics.down_ack, 1)])
+            with contextlib.suppress(StoreError):  # it begins later then
+                await shipment.begin()
+            await self._subscribe(session)
             await reporter.begin()
-            if self._mqtt.home_assistant:
-                await self._introduce(session)
             self._configurator.connected()
-            await self._commander.attend(session)
+            await self._attend(session)
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(reporter.run()),
                     group.create_task(shipment.run()),
                     group.create_task(self._hear(session, shipment)),
+                    group.create_task(self._commander.serve(session)),
                     group.create_task(self._configurator.report(session)),
                 ]
                 await self._stopping.wait()
@@ -150,10 +170,43 @@ class Telemetry:
             await session.stop(topics.state, encode(state(self._who, "offline", self._clock)))
         except* LostError:
             pass  # what was not acknowledged is told again
-        except* StoreError as group:
-            log.warning("telemetry waits for the store", error=str(group.exceptions[0]))
         finally:
-            self._reporter = None
+            self._health = reporter.health
+            self._reporter = self._shipment = None
+
+    async def _attend(self, session: Session) -> None:
+        """Report on commands before any is heard: what a new one comes to must be the last word."""
+        try:
+            await self._commander.attend(session)
+        except StoreError:
+            self._commander.tell_again()
+
+    def _made_reporter(self, session: Session) -> Reporter:
+        return Reporter(
+            session,
+            self._topics,
+            self._who,
+            self._clock,
+            snapshot=self._snapshot,
+            birth=self._birth,
+            findings=self._findings,
+            power=self._look_at_power,
+            before=self._health,
+            introduce=lambda: self._introduce(session),
+        )
+
+    async def _subscribe(self, session: Session) -> None:
+        topics = [self._topics.down_commands, self._topics.down_config, self._topics.down_ack]
+        codes = await session.subscribe([(name, 1) for name in topics])
+        for name, code in zip(topics, codes, strict=False):
+            if code >= _REFUSED:
+                log.warning("the broker does not let this box read", topic=name, reason=f"0x{code:02X}")
+
+    def _findings(self) -> list[FindingStatus]:
+        return [finding_status(finding) for finding in self._journal.open()]
+
+    async def _look_at_power(self) -> bool | None:
+        return await asyncio.to_thread(self._power.good) if self._power.known else None
 
     async def _hear(self, session: Session, shipment: Shipment) -> None:
         while True:
@@ -166,7 +219,10 @@ class Telemetry:
                 await self._commander.take(message)
 
     async def _birth(self) -> Birth:
-        first, last = await self._store.event_range()
+        try:
+            first, last = await self._store.event_range()
+        except StoreError:
+            first, last = 1, 0
         return Birth(
             session=self._who.session,
             model=_read(_MODEL).strip("\0") or "generic",
@@ -181,6 +237,9 @@ class Telemetry:
         )
 
     async def _introduce(self, session: Session) -> None:
+        """Describe the box to Home Assistant, where that is wanted."""
+        if not self._mqtt.home_assistant:
+            return
         device = self._config.device
         metrics = dictionary([d.name for d in self._config.destination])
         text = document(self._node, device.name, device.site, __version__, self._topics, metrics)

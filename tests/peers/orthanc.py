@@ -124,6 +124,29 @@ class Orthanc(Program):
         account: dict[str, Any] = json.loads(self._request("POST", f"/modalities/{modality}/store", body.encode()))
         return account
 
+    def commit(self, modality: str, references: Sequence[tuple[str, str]]) -> str:
+        """Ask a modality for storage commitment of these (SOP class, SOP instance); the transaction UID.
+
+        Raises HTTPError where the N-ACTION failed.
+        """
+        body = json.dumps({"DicomInstances": [list(each) for each in references], "Timeout": int(_TIMEOUT)})
+        path = f"/modalities/{modality}/storage-commitment"
+        transaction: str = json.loads(self._request("POST", path, body.encode()))["ID"]
+        return transaction
+
+    def commitment(self, transaction: str) -> tuple[str, list[str], dict[str, str]]:
+        """What became of a request: "Pending", "Success" or "Failure"; SOP Instance UIDs that are committed; those that
+        are not, each with the reason in words.
+        """
+        told = self.get(f"/storage-commitment/{transaction}")
+        committed = sorted(each["SOPInstanceUID"] for each in told.get("Success", []))
+        failed = {each["SOPInstanceUID"]: each["Description"] for each in told.get("Failures", [])}
+        return told["Status"], committed, failed
+
+    def delete(self, identifier: str) -> None:
+        """Lose an instance."""
+        self._request("DELETE", f"/instances/{identifier}")
+
     def get(self, path: str) -> Any:
         """The JSON at a path of the REST interface."""
         return json.loads(self._request("GET", path))

@@ -1,0 +1,116 @@
+"""Storage commitment as SCU (PS3.4 annex J): asking a destination whether it keeps what it took.
+
+Its report comes now or hours later, on this association or on one that the destination makes; both end in `Reports`.
+A request whose report never comes is no matter of this module: `Verifier` asks again.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from edge.dicom import status
+from edge.dicom.association import Message, ReleasedError
+from edge.dicom.commitment import ACTION_TYPE, INSTANCE, ActionInformation, encode_action
+from edge.dicom.dataset import SYNTAXES
+from edge.dicom.requestor import NoContextError, Requestor
+from edge.dicom.uids import STORAGE_COMMITMENT
+from edge.forward.outcome import Unreachable
+from edge.forward.reach import FAILURES, Caller
+from edge.forward.reports import Event, Reports
+
+_LINGER: Final = 10.0
+"""Seconds for which the association is kept for a report that comes on it at once."""
+_SHORT: Final = 0.5
+"""The same for a destination that reports elsewhere, or later: it has others to be asked about."""
+_LOOK: Final = 0.2
+"""Seconds between two looks whether the report came elsewhere."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """The request was taken: a report comes, or has come."""
+
+
+class Unsupported(msgspec.Struct, frozen=True):
+    """The destination has no such service."""
+
+    detail: str
+
+
+class Declined(msgspec.Struct, frozen=True):
+    """The destination has the service, and answered with a failure."""
+
+    code: str
+    detail: str
+
+
+_NO_SERVICE: Final = frozenset(
+    {
+        status.NO_SUCH_SOP_INSTANCE,
+        status.NO_SUCH_SOP_CLASS,
+        status.SOP_CLASS_NOT_SUPPORTED,
+        status.NO_SUCH_ACTION,
+        status.UNRECOGNIZED_OPERATION,
+    }
+)
+
+
+class Commitment:
+    """Asks one destination; ``reports`` takes what it reports on our own association."""
+
+    def __init__(self, caller: Caller, reports: Reports) -> None:
+        self._caller = caller
+        self._reports = reports
+        self._linger = _LINGER
+
+    async def ask(self, request: ActionInformation) -> Asked | Unsupported | Declined | Unreachable:
+        """Send ``request``, which is on record, and take a report that follows at once. Raises `StoreError`."""
+        requestor = await self._caller.call([(STORAGE_COMMITMENT, SYNTAXES)])
+        if isinstance(requestor, Unreachable):
+            return requestor
+        try:
+            with self._reports.expected(request.transaction_uid) as came:
+                answer = await self._request(requestor, request)
+                if isinstance(answer, Asked):
+                    await self._listen(requestor, came)
+        except NoContextError:
+            await requestor.release()
+            return Unsupported("it takes no association for storage commitment")
+        except FAILURES as e:
+            await requestor.abort()
+            return self._caller.diagnose(e, midway=True)
+        except BaseException:
+            await requestor.abort()
+            raise
+        await requestor.release()
+        return answer
+
+    async def _request(self, requestor: Requestor, request: ActionInformation) -> Asked | Unsupported | Declined:
+        syntax = requestor.syntax_of(STORAGE_COMMITMENT)
+        answer = await requestor.action(
+            STORAGE_COMMITMENT, INSTANCE, ACTION_TYPE, encode_action(request, syntax), self._take
+        )
+        if answer.status == status.SUCCESS:
+            return Asked()
+        code = "no status" if answer.status is None else f"{answer.status:04X}"
+        detail = f"it answered {code}" + (f": {answer.error_comment}" if answer.error_comment else "")
+        return Unsupported(detail) if answer.status in _NO_SERVICE else Declined(code, detail)
+
+    async def _listen(self, requestor: Requestor, came: asyncio.Event) -> None:
+        """Wait for the report on this association, until it came wherever.
+
+        The request was taken: who ends the association now, in whatever way, reports elsewhere or later.
+        """
+        loop, heard = asyncio.get_running_loop(), False
+        deadline = loop.time() + self._linger
+        try:
+            while not came.is_set() and (left := deadline - loop.time()) > 0:
+                heard |= await requestor.listen(min(left, _LOOK), self._take)
+        except ReleasedError:
+            pass
+        except FAILURES:
+            await requestor.abort()
+        self._linger = _LINGER if heard or came.is_set() else max(_SHORT, self._linger / 2)
+
+    async def _take(self, message: Message, dataset: bytes) -> int:
+        return await self._reports.take(Event(message, dataset), self._caller.destination.name)
