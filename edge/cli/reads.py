@@ -169,7 +169,8 @@ def trace(uid: str, config_path: Path | None, *, as_json: bool) -> None:
         click.echo(f"  sha256 {row.sha256}")
         for step in row.trail:
             mark = "" if step.clock_trusted else " (clock not trusted)"
-            words = " ".join(filter(None, (step.destination, step.detail or step.code)))
+            code = "" if step.code == row.sha256 else step.code
+            words = " ".join(filter(None, (step.destination, code, step.detail)))
             click.echo(f"  {_time(step.at)}{mark}  {step.event}  {words}")
 
 
