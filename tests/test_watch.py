@@ -450,6 +450,39 @@ def test_without_news_from_the_file_system_the_folder_is_looked_through(tmp_path
     assert digests(pacs) == expected(objects)
 
 
+BETWEEN = """
+import os, runpy, sys
+from edge.intake import news
+target, begin = sys.argv[1], news.News.begin
+def move_then_begin(self):
+    if os.path.exists(target + ".later"):
+        os.rename(target + ".later", target)
+    return begin(self)
+news.News.begin = move_then_begin
+del sys.argv[:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""A file that comes after the first look, and before the first news."""
+
+
+def test_what_comes_before_the_first_news_is_not_left_until_the_folder_is_looked_through(
+    tmp_path: Path, pacs: RawReceiver
+) -> None:
+    folder, (one,) = tmp_path / "export", mr(1)
+    more = watch(folder).replace('rescan = "1s"', 'rescan = "1h"')
+    target = folder / "IMG.dcm"
+    one.write(tmp_path / "IMG.dcm.later")
+    wrapper = [
+        sys.executable,
+        "-c",
+        BETWEEN.replace('target + ".later"', repr(str(tmp_path / "IMG.dcm.later"))),
+        str(target),
+    ]
+    with Edge(tmp_path, dimse("pacs", pacs.port), more=more, wrapper=wrapper):
+        pacs.wait(1, 20)
+    assert digests(pacs) == expected([one])
+
+
 def test_watches_choose_routes_and_lend_their_names(tmp_path: Path, pacs: RawReceiver) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     first, second = mr(1), mr(1)
