@@ -1,6 +1,7 @@
 """From a snapshot to what the broker is told: no sentence, no stranger's name, the right word for each part."""
 
 import json
+from typing import Final
 
 import pytest
 
@@ -118,6 +119,48 @@ def test_home_assistant_gets_a_sensor_for_each_metric() -> None:
     assert len({one["unique_id"] for one in components.values()}) == len(components)
     assert components["queue_bytes"]["device_class"] == "data_size"
     assert "destination.pacs.queued" in components["destination_pacs_queued"]["value_template"]
+
+
+HOME_ASSISTANT: Final[dict[str, tuple[set[str], set[str]]]] = {
+    "": ({"device", "origin", "components"}, {"availability", "availability_mode", "qos", "encoding", "state_topic"}),
+    "device": (set(), {"identifiers", "name", "manufacturer", "model", "sw_version", "suggested_area", "hw_version"}),
+    "origin": ({"name"}, {"sw_version", "support_url"}),
+    "availability": ({"topic"}, {"value_template", "payload_available", "payload_not_available"}),
+    "sensor": (
+        {"platform", "unique_id", "state_topic"},
+        {"name", "value_template", "state_class", "expire_after", "entity_category"}
+        | {"unit_of_measurement", "device_class", "icon"},
+    ),
+    "binary_sensor": (
+        {"platform", "unique_id", "state_topic"},
+        {"name", "value_template", "device_class", "json_attributes_topic"},
+    ),
+    "update": ({"platform", "unique_id"}, {"name", "state_topic", "value_template"}),
+}
+"""Keys that Home Assistant's schema of device discovery requires, and those that it knows, as far as we use them."""
+UNITS: Final = {"data_size": {"B"}, "data_rate": {"B/s"}, "duration": {"s"}}
+"""Units of Home Assistant's device classes, as far as we use them."""
+
+
+def test_home_assistant_knows_every_key_that_it_is_told() -> None:
+    told = json.loads(document("n1", "CT room", "Posta", "0.1.0", Topics("n1"), dictionary(["pacs"])))
+    parts = [
+        ("", told),
+        ("device", told["device"]),
+        ("origin", told["origin"]),
+        ("availability", told["availability"][0]),
+    ]
+    parts += [(one["platform"], one) for one in told["components"].values()]
+    for kind, part in parts:
+        required, known = HOME_ASSISTANT[kind]
+        assert required <= set(part) <= required | known, kind
+    for one in told["components"].values():
+        assert one.get("entity_category", "diagnostic") in {"diagnostic", "config"}
+        assert one.get("state_class", "measurement") in {"measurement", "total_increasing"}
+        if one.get("device_class") in UNITS:
+            assert one["unit_of_measurement"] in UNITS[one["device_class"]]
+        else:
+            assert "unit_of_measurement" not in one
 
 
 def test_what_a_finding_is_about_is_told_with_the_findings_time() -> None:

@@ -168,11 +168,18 @@ def address_of(modalities: Sequence[Modality], answer: Answer) -> Address | None
     for modality in modalities:
         if modality.ae_title != answer.calling or modality.commitment is None:
             continue
-        network = None if modality.address is None else ipaddress.ip_network(modality.address, strict=False)
-        if network is not None and ipaddress.ip_address(answer.address) not in network:
+        if modality.address is not None and not _within(answer.address, modality.address):
             continue
         report = modality.commitment
         return Address(
             host=report.host or modality.address or "", port=report.port, called=report.ae_title, calling=answer.called
         )
     return None
+
+
+def _within(address: str, network: str) -> bool:
+    """Whether ``address``, which may be unknown, is in ``network``."""
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False

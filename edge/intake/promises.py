@@ -68,5 +68,8 @@ class PromiseService:
         return status.SUCCESS, ""
 
     def _reachable(self, peer: Peer) -> bool:
-        at = ipaddress.ip_address(peer.address)
+        try:
+            at = ipaddress.ip_address(peer.address)
+        except ValueError:  # it has gone already
+            return False
         return any(peer.calling == title and (network is None or at in network) for title, network in self._modalities)
