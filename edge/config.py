@@ -95,7 +95,8 @@ def _is_address(text: str) -> bool:
 
 
 def _host(text: str) -> str:
-    if len(text) <= 253 and re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*)", text):
+    labels = text.rstrip(".").split(".")
+    if len(text) <= 253 and all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}", label) for label in labels):
         return text
     if _is_address(text):
         return text

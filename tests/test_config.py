@@ -370,6 +370,13 @@ def test_what_is_refused_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -
             'dashboard.address = "http://x"',
             ('line 1: dashboard.address: "http://x" is not a host; write a name or an address, without port or "//"'),
         ),
+        *(
+            (
+                f'dashboard.address = "{bad}"',
+                f'line 1: dashboard.address: "{bad}" is not a host; write a name or an address, without port or "//"',
+            )
+            for bad in ("x" * 64, "a..b", "-a.b")
+        ),
         (
             'modality = [{ name = "a", ae_title = "A", address = "ct.local" }]',
             (

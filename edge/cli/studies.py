@@ -12,6 +12,7 @@ from rich.table import Table
 
 from edge.cli.main import config_option, fail, json_option, print_json, read_config, run_async
 from edge.config import Config
+from edge.findings import printable
 from edge.local import STUDIES, NotRunningError, Request, ask
 from edge.safety import Safety, StudyView, safe_to_delete
 from edge.store import Reading, StoreError, StudyFilter, read_studies
@@ -19,6 +20,7 @@ from edge.store import Reading, StoreError, StudyFilter, read_studies
 _COLORS: Final = {"yes": "green", "received": "green", "no": "yellow"}
 _ANSWERS: Final = {"yes": "yes", "received": "compare", "no": "not yet"}
 _WIDE: Final = 200
+_DATE: Final = len("YYYYMMDD")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +28,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     study: StudyView
     safe_to_delete: Safety
+
+
+def _date(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    """Refuse what would be compared with dates and be none."""
+    if text and not (len(text) == _DATE and text.isascii() and text.isdigit()):
+        raise click.BadParameter(f"{text!r} is no date such as 20261127")
+    return text
 
 
 @click.command()
@@ -36,8 +45,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--accession", default="", help="Accession number, or how it begins.")
 @click.option("--modality", default="", help="Such as CT.")
 @click.option("--uid", default="", help="The Study Instance UID.")
-@click.option("--since", default="", metavar="YYYYMMDD", help="Study date, the earliest.")
-@click.option("--until", default="", metavar="YYYYMMDD", help="Study date, the latest.")
+@click.option("--since", default="", metavar="YYYYMMDD", callback=_date, help="Study date, the earliest.")
+@click.option("--until", default="", metavar="YYYYMMDD", callback=_date, help="Study date, the latest.")
 @click.option("--most", default=20, type=click.IntRange(1, 200), show_default=True, help="How many studies.")
 def studies(
     name: str,
@@ -91,7 +100,10 @@ def find(config: Config, which: StudyFilter, most: int) -> list[StudyView]:
                 return await read_studies(reading, which, most)
             finally:
                 await reading.close()
-        return msgspec.convert(said, list[StudyView])
+        try:
+            return msgspec.convert(said, list[StudyView])
+        except msgspec.ValidationError as e:
+            raise StoreError("The appliance that runs is of another version: restart it.") from e
 
     return run_async(main)
 
@@ -107,11 +119,16 @@ def _show(found: Sequence[StudyView]) -> None:
         answer = f"[bold {_COLORS[safety.answer]}]{_ANSWERS[safety.answer]}[/]: {escape(safety.text)}"
         patient = " ".join(filter(None, (study.patient_id, study.patient_name))) or "(no name)"
         table.add_row(
-            escape(study.date),
-            escape(patient),
-            escape("/".join(study.modalities)),
+            _plain(study.date),
+            _plain(patient),
+            _plain("/".join(study.modalities)),
             str(study.received),
             escape(where),
             answer,
         )
     console.print(table)
+
+
+def _plain(text: str) -> str:
+    """What a scanner wrote, without what a terminal would obey."""
+    return escape(printable(text))

@@ -192,20 +192,16 @@ class _Judge:
             if elsewhere and not one.unrouted:
                 return 0
             return None if one.there else _NO_SUCH
-        shown, waits, refused = bool(one.shown or elsewhere), False, list[bool]()
+        waits = False
         for destination, state, needs_proof, code, at in one.deliveries:
             if state in _REFUSALS:
                 if code == OTHER_RENDERING or destination in elsewhere:
                     continue
-                long_ago = self._uptime - (self._uptime if at is None else at) >= self._rule.refuse_after
-                if state is DeliveryState.HELD and long_ago:
+                if self._uptime - (self._uptime if at is None else at) >= self._rule.refuse_after:
                     return _FAILURE if one.there else _NO_SUCH
-                waits = waits or state is DeliveryState.HELD
-                refused.append(long_ago)
+                waits = True
             elif not is_settled(state, needs_proof=needs_proof):
                 waits = True
-        if waits:
-            return None if one.there else _NO_SUCH
-        if shown:
-            return 0
-        return _FAILURE if refused and all(refused) else None
+        if waits and not one.there:
+            return _NO_SUCH
+        return None if waits else 0

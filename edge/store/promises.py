@@ -132,9 +132,7 @@ def decide(raw: sqlite3.Connection, decision: Decision, lag: float, now: float, 
     return True
 
 
-def due(
-    raw: sqlite3.Connection, most: int, monotonic: float, lag: float, beside: Collection[str] = ()
-) -> list[Answer]:
+def due(raw: sqlite3.Connection, most: int, monotonic: float, lag: float, beside: Collection[str] = ()) -> list[Answer]:
     """Return reports whose time has come, one for each modality, the least often tried first.
 
     Modalities ``beside`` are passed over.

@@ -62,7 +62,7 @@ _STUDIES: Final = """WITH RECURSIVE one(study) AS (
             WHERE destination = ?1 AND ask_at IS NULL AND study > one.study)
         FROM one WHERE one.study IS NOT NULL
     ) SELECT study FROM one WHERE study IS NOT NULL LIMIT 500"""
-"""Studies of which something was never asked about, a step in the index for each: the next come when these are asked."""
+"""Studies of which something was never asked about, a step in the index for each; the next when these are done."""
 _MARKER: Final = """SELECT count(*), sum(delivery) FROM proof INDEXED BY proof_unasked
     WHERE destination = ? AND study = ? AND ask_at IS NULL"""
 _COMING: Final = """SELECT EXISTS (SELECT 1 FROM instance i JOIN delivery d ON d.instance = i.id AND d.destination = ?1
