@@ -18,8 +18,8 @@ from edge.dicom.uids import STORAGE_COMMITMENT
 from edge.findings import Journal
 from edge.forward import commitment as asking
 from edge.forward import query as looking
-from edge.forward.commitment import Asked, Commitment, Declined, Unsupported
-from edge.forward.outcome import Unreachable
+from edge.forward.commitment import Asked, Commitment
+from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.query import Query, Seen
 from edge.forward.reach import Caller
 from edge.forward.reports import Event, Reports

@@ -13,9 +13,9 @@ from edge.board import DestinationGauge, Rate
 from edge.dicom.commitment import ActionInformation
 from edge.dicom.uids import valid_uid
 from edge.findings import Journal
-from edge.forward.commitment import Asked, Commitment, Declined, Unsupported
+from edge.forward.commitment import Asked, Commitment
 from edge.forward.gate import Gate
-from edge.forward.outcome import Unreachable
+from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.query import Query, Seen
 from edge.forward.verifier import PATIENCE, QUIET, Verifier
 from edge.model import Failure, Reference

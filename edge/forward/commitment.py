@@ -13,9 +13,9 @@ from edge.dicom import status
 from edge.dicom.association import Message, ReleasedError
 from edge.dicom.commitment import ACTION_TYPE, INSTANCE, ActionInformation, encode_action
 from edge.dicom.dataset import SYNTAXES
-from edge.dicom.requestor import NoContextError, Requestor
+from edge.dicom.requestor import Requestor
 from edge.dicom.uids import STORAGE_COMMITMENT
-from edge.forward.outcome import Unreachable
+from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.reach import FAILURES, Caller
 from edge.forward.reports import Event, Reports
 
@@ -29,19 +29,6 @@ _LOOK: Final = 0.2
 
 class Asked(msgspec.Struct, frozen=True):
     """The request was taken: a report comes, or has come."""
-
-
-class Unsupported(msgspec.Struct, frozen=True):
-    """The destination has no such service."""
-
-    detail: str
-
-
-class Declined(msgspec.Struct, frozen=True):
-    """The destination has the service, and answered with a failure."""
-
-    code: str
-    detail: str
 
 
 _NO_SERVICE: Final = frozenset(
@@ -65,25 +52,15 @@ class Commitment:
 
     async def ask(self, request: ActionInformation) -> Asked | Unsupported | Declined | Unreachable:
         """Send ``request``, which is on record, and take a report that follows at once. Raises `StoreError`."""
-        requestor = await self._caller.call([(STORAGE_COMMITMENT, SYNTAXES)])
-        if isinstance(requestor, Unreachable):
-            return requestor
-        try:
+
+        async def talk(requestor: Requestor) -> Asked | Unsupported | Declined:
             with self._reports.expected(request.transaction_uid) as came:
                 answer = await self._request(requestor, request)
                 if isinstance(answer, Asked):
                     await self._listen(requestor, came)
-        except NoContextError:
-            await requestor.release()
-            return Unsupported("it takes no association for storage commitment")
-        except FAILURES as e:
-            await requestor.abort()
-            return self._caller.diagnose(e, midway=True)
-        except BaseException:
-            await requestor.abort()
-            raise
-        await requestor.release()
-        return answer
+            return answer
+
+        return await self._caller.converse(STORAGE_COMMITMENT, SYNTAXES, "storage commitment", talk)
 
     async def _request(self, requestor: Requestor, request: ActionInformation) -> Asked | Unsupported | Declined:
         syntax = requestor.syntax_of(STORAGE_COMMITMENT)

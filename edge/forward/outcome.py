@@ -49,6 +49,19 @@ class Unreachable(msgspec.Struct, frozen=True):
     """Whether it happened while this instance was being sent."""
 
 
+class Unsupported(msgspec.Struct, frozen=True):
+    """The destination has no such service."""
+
+    detail: str
+
+
+class Declined(msgspec.Struct, frozen=True):
+    """The destination has the service, and answered with a failure."""
+
+    code: str
+    detail: str
+
+
 Outcome = Accepted | TryLater | Refused | Unreachable
 
 _HOUR: Final = 3600.0

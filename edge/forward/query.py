@@ -14,11 +14,10 @@ import msgspec
 from edge.dicom import status
 from edge.dicom.dataset import SYNTAXES
 from edge.dicom.find import FindError, image_query, instance_uid
-from edge.dicom.requestor import NoContextError, Requestor
+from edge.dicom.requestor import Requestor
 from edge.dicom.uids import STUDY_ROOT_FIND, valid_uid
-from edge.forward.commitment import Declined, Unsupported
-from edge.forward.outcome import Unreachable
-from edge.forward.reach import FAILURES, Caller
+from edge.forward.outcome import Declined, Unreachable, Unsupported
+from edge.forward.reach import Caller
 from edge.store import Provable, Verdict
 
 _MOST_ANSWERS: Final = 100_000
@@ -50,21 +49,9 @@ class Query:
         beyond = tuple(Verdict(item.instance, found=False, askable=False) for item in items if item not in askable)
         if not askable:
             return Seen(beyond)
-        requestor = await self._caller.call([(STUDY_ROOT_FIND, SYNTAXES)])
-        if isinstance(requestor, Unreachable):
-            return requestor
-        try:
-            seen = await self._look(requestor, askable)
-        except NoContextError:
-            await requestor.release()
-            return Unsupported("it takes no association for queries")
-        except FAILURES as e:
-            await requestor.abort()
-            return self._caller.diagnose(e, midway=True)
-        except BaseException:
-            await requestor.abort()
-            raise
-        await requestor.release()
+        seen = await self._caller.converse(
+            STUDY_ROOT_FIND, SYNTAXES, "queries", lambda requestor: self._look(requestor, askable)
+        )
         return Seen((*beyond, *seen.verdicts), seen.left, seen.why) if isinstance(seen, Seen) else seen
 
     async def _look(self, requestor: Requestor, items: Sequence[Provable]) -> Seen | Unsupported | Declined:

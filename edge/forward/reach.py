@@ -2,16 +2,18 @@
 
 import socket
 import ssl
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, TypeVar
 
 from edge.config import DimseDestination
 from edge.dicom.association import AbortedError, ReleasedError
 from edge.dicom.pdu import AssociateReject, InvalidPDU, Role
-from edge.dicom.requestor import Address, RejectedError, Requestor, connect
+from edge.dicom.requestor import Address, NoContextError, RejectedError, Requestor, connect
 from edge.dicom.wire import ConnectionLostError, DeadlineError
-from edge.forward.outcome import Unreachable
+from edge.forward.outcome import Unreachable, Unsupported
 from edge.tls import Credentials, Failure, destination_credentials, failure
+
+T = TypeVar("T")
 
 OWN_TITLE: Final = "EDGE"
 ORIGINAL: Final = "original"
@@ -63,6 +65,31 @@ class Caller:
             return await connect(address_of(destination, calling, context), proposals, roles)
         except FAILURES as e:
             return self.diagnose(e)
+
+    async def converse(
+        self,
+        abstract_syntax: str,
+        transfer_syntaxes: tuple[str, ...],
+        service: str,
+        talk: Callable[[Requestor], Awaitable[T]],
+    ) -> T | Unsupported | Unreachable:
+        """Make an association for one service, ``talk`` over it, and release it; ``service`` is its name for people."""
+        requestor = await self.call([(abstract_syntax, transfer_syntaxes)])
+        if isinstance(requestor, Unreachable):
+            return requestor
+        try:
+            answer = await talk(requestor)
+        except NoContextError:
+            await requestor.release()
+            return Unsupported(f"it takes no association for {service}")
+        except FAILURES as e:
+            await requestor.abort()
+            return self.diagnose(e, midway=True)
+        except BaseException:
+            await requestor.abort()
+            raise
+        await requestor.release()
+        return answer
 
     def diagnose(self, error: Exception, *, midway: bool = False) -> Unreachable:
         """Say what a failure means."""

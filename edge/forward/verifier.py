@@ -15,9 +15,9 @@ from edge.clock import Clock
 from edge.dicom.commitment import ActionInformation
 from edge.findings import Journal
 from edge.forward.backoff import backoff
-from edge.forward.commitment import Asked, Commitment, Declined, Unsupported
+from edge.forward.commitment import Asked, Commitment
 from edge.forward.gate import Gate
-from edge.forward.outcome import Unreachable
+from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.query import Query, Seen
 from edge.model import Reference
 from edge.store import Batch, Provable, Store, StoreError
