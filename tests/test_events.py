@@ -527,7 +527,7 @@ def spoil(path: Path, what: str) -> None:
 async def test_a_copy_that_stands_in_gives_no_numbers_and_what_happened_is_told_afterwards(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.store.store._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("edge.store.opened._FIRST_PAUSE", 0.01)
     store, works, real = box.store, asyncio.Event(), open_writer
     await store.record([(instance(n), [leg()]) for n in (1, 2)])
     await store.write_events([simple(1)])
@@ -537,7 +537,7 @@ async def test_a_copy_that_stands_in_gives_no_numbers_and_what_happened_is_told_
             raise sqlite3.OperationalError("attempt to write a readonly database")
         return await real(folder)
 
-    monkeypatch.setattr("edge.store.store.open_writer", failing)
+    monkeypatch.setattr("edge.store.opened.open_writer", failing)
     store._committer.fail(StoreFailedError("the disk fails"))
     back = asyncio.Event()
     keeping = asyncio.create_task(store.keep(lambda _: None, lambda _: back.set()))

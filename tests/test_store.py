@@ -668,7 +668,7 @@ async def test_a_disk_that_fails_is_opened_anew_and_what_is_known_is_kept(
     tmp_path: Path, clock: ManualClock, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three attempts fail, so a copy in memory stands in: it serves lanes, refuses people, and its outcomes last."""
-    monkeypatch.setattr("edge.store.store._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("edge.store.opened._FIRST_PAUSE", 0.01)
     store = (await opened(tmp_path, clock)).store
     await fates(store, *(instance(n) for n in range(1, 4)))
     works, heard = asyncio.Event(), list[str]()
@@ -679,7 +679,7 @@ async def test_a_disk_that_fails_is_opened_anew_and_what_is_known_is_kept(
             raise sqlite3.OperationalError("attempt to write a readonly database")
         return await real(folder)
 
-    monkeypatch.setattr("edge.store.store.open_writer", failing)
+    monkeypatch.setattr("edge.store.opened.open_writer", failing)
     store._committer.fail(StoreFailedError("the disk fails"))
     back = asyncio.Event()
     keeping = asyncio.create_task(store.keep(heard.append, lambda _: back.set()))
