@@ -259,6 +259,18 @@ def test_an_answer_can_be_late() -> None:
         assert time.monotonic() - started >= 0.2
 
 
+def test_a_reserved_port_is_nobody_elses_while_the_receiver_is_stopped() -> None:
+    with RawReceiver(reserve=True) as receiver:
+        for _ in range(2):
+            receiver.stop()
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server((LOOPBACK, receiver.port))
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((LOOPBACK, receiver.port))
+            receiver.start()
+            socket.create_connection((LOOPBACK, receiver.port)).close()
+
+
 def test_a_receiver_comes_and_goes_on_one_port() -> None:
     with RawReceiver() as receiver:
         for _ in range(2):

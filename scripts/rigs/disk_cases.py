@@ -76,7 +76,7 @@ class Bench:
     def disk(self, *options: str) -> Iterator[tuple[Site, Volume]]:
         """Give an appliance on a small disk, not yet started, and a PACS."""
         with ExitStack() as stack:
-            pacs = stack.enter_context(RawReceiver())
+            pacs = stack.enter_context(RawReceiver(reserve=True))
             site = Site(self.place, pacs)
             volume = stack.enter_context(Volume(self.place / "disk.img", site.edge.storage, self.megabytes, options))
             stack.callback(site.edge.kill)
@@ -251,7 +251,7 @@ def _fsync(bench: Bench) -> None:
         place = bench.place / f"{count}"
         parts = [place / STORAGE / "spool" / "incoming" / f"{first + i}.part" for i in range(count)]
         log = bench.place / f"{count}.log"
-        with RawReceiver() as pacs:
+        with RawReceiver(reserve=True) as pacs:
             site = template.site(place, pacs, injecting(parts, "fsync", "error=EIO:when=1+", log))
             try:
                 _fail_syncs(bench, site, count)
@@ -310,7 +310,7 @@ def _errors(bench: Bench) -> None:
         log = bench.place / f"{number}.log"
         place = bench.place / f"{number}"
         before = len(bench.problems)
-        with RawReceiver() as pacs:
+        with RawReceiver(reserve=True) as pacs:
             site = template.site(place, pacs, striking(place / STORAGE, point, log, f"error={error}"))
             edge = cast("Traced", site.edge)
             try:
@@ -395,7 +395,7 @@ def _slow(bench: Bench) -> None:
         storage / "identity",
         *(storage / "identity" / f"{name}.new" for name in _COUNTS),
     ]
-    with RawReceiver() as pacs:
+    with RawReceiver(reserve=True) as pacs:
         site = template.site(place, pacs, injecting(files, "fsync,fdatasync", f"delay_exit={_SYNC_SECONDS}000000", log))
         try:
             site.edge.start()

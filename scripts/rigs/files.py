@@ -66,7 +66,10 @@ def drop(place: Path, files: int, megabytes: int, seconds: float) -> tuple[list[
     wanted[large.wire_digest] += 1
     say(f"{files} small files and one of {megabytes} MB are made")
     more = f'[[watch]]\nname = "export"\npath = "{watched}"\nsettle = "2s"\n'
-    with RawReceiver() as pacs, Edge(place / "box", dimse("pacs", pacs.port, associations=2), more=more) as edge:
+    with (
+        RawReceiver(reserve=True) as pacs,
+        Edge(place / "box", dimse("pacs", pacs.port, associations=2), more=more) as edge,
+    ):
         memory = _Memory(edge.pid)
         begun = time.monotonic()
         (staging / "small").rename(watched / "small")

@@ -160,7 +160,7 @@ class _Sweep:
 
     def _once(self, place: Path, point: Point, outcome: _Outcome) -> None:
         log = place.with_suffix(".log")
-        with RawReceiver() as pacs:
+        with RawReceiver(reserve=True) as pacs:
             site = self._template.site(place, pacs, striking(place / STORAGE, point, log))
             try:
                 self._template.work(site)

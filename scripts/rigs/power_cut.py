@@ -1,7 +1,7 @@
 """`scripts/rig power-cut`: the power goes at random instants, under four modalities, again and again.
 
-The appliance lives on an ext4 of its own. A cut is the shutdown ioctl without a flush (nothing that was not synced
-reaches the image any more), then SIGKILL. After each cut the journal is replayed, and the files are read before
+The appliance lives on an ext4 of its own. A cut is SIGSTOP, the shutdown ioctl without a flush (nothing that was not
+synced reaches the image any more), then SIGKILL. After each cut the journal is replayed, and the files are read before
 anything else may touch them; then the appliance starts on what is left. The PACS is up in some rounds only, so that
 forwarding and deletion are cut too; at the end of each image's life it comes up and all that was promised must arrive.
 """
@@ -86,7 +86,7 @@ def _storage(folder: Path) -> Iterator[tuple[Site, Volume]]:
     """Give an appliance whose storage is an image of its own."""
     folder.mkdir()
     with ExitStack() as stack:
-        pacs = stack.enter_context(RawReceiver())
+        pacs = stack.enter_context(RawReceiver(reserve=True))
         site = Site(folder, pacs)
         volume = stack.enter_context(Volume(folder / "disk.img", site.edge.storage, _MEGABYTES))
         stack.callback(site.edge.kill)
@@ -127,6 +127,8 @@ class _Life:
         before = len(site.ledger.promised)
         senders.start()
         time.sleep(self.chance.uniform(0.02, _LONGEST))
+        # nothing is answered once the power is gone; a sync that the cut interrupts may claim to have succeeded
+        site.edge.freeze()
         self.volume.cut()
         site.edge.kill()
         senders.stop()

@@ -87,7 +87,7 @@ class Fortress:
         authority = Authority(below / "authority")
         own = authority.issue("edge")
         self.trust = ssl.create_default_context(cafile=str(authority.path))
-        self.pacs = RawReceiver()
+        self.pacs = RawReceiver(reserve=True)
         self.pacs.start()
         self.tls_port = free_port()
         per_address = max(2, associations // 4)

@@ -22,7 +22,7 @@ class Template:
     def __init__(self, scenario: Scenario, place: Path) -> None:
         self.scenario = scenario
         self._place = place
-        with RawReceiver() as pacs:
+        with RawReceiver(reserve=True) as pacs:
             site = Site(place / "template", pacs)
             scenario.prepare(site)
             self._ledger = site.ledger
@@ -33,7 +33,7 @@ class Template:
         """Run it once to its end; the calls it makes. Raises TimeoutError, PeerFailedError where it fails."""
         scenario, place = self.scenario, self._place / "record"
         log = self._place / "record.log"
-        with RawReceiver() as pacs:
+        with RawReceiver(reserve=True) as pacs:
             site = self.site(place, pacs, recording(log))
             try:
                 self.work(site)

@@ -1,5 +1,7 @@
 """A server program as a child process: started until it listens, stopped for certain, its output kept."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,6 +107,10 @@ class Program:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def freeze(self) -> None:
+        """Let it do nothing more (SIGSTOP): what it was about to say is not said."""
+        os.kill(self.pid, signal.SIGSTOP)
 
     def kill(self) -> None:
         """As a crash ends it: no chance to tidy up."""

@@ -68,7 +68,8 @@ class RawReceiver:
     `length` are empty then. It gives a status or a Behaviour. `negotiate(sop_class, syntaxes)` gives the
     transfer syntax to accept, or the result to refuse the context with (1 to 4). `reject`: result, source and
     reason of the A-ASSOCIATE-RJ to every request. `max_pdu`: what is announced, 0 for no limit.
-    `delay_response`: seconds before each answer. All of these may be changed while it runs.
+    `delay_response`: seconds before each answer. All of these may be changed while it runs. `reserve`: while it is
+    stopped nobody else gets the port, who would answer in its name.
 
     `received` lists the C-STOREs whose datasets came whole, `requests` the associations asked for, `endings`
     how connections ended, `problems` what the peer did against the standard.
@@ -85,8 +86,11 @@ class RawReceiver:
         reject: tuple[int, int, int] | None = None,
         delay_response: float = 0.0,
         comment: str = "",
+        reserve: bool = False,
     ) -> None:
         self.port = port
+        self._reserve = reserve
+        self._reservation: socket.socket | None = None
         self.comment = comment
         self.status_for, self.negotiate, self.reject = status_for, negotiate, reject
         self.max_pdu, self.nodelay, self.delay_response = max_pdu, nodelay, delay_response
@@ -106,11 +110,19 @@ class RawReceiver:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+        if self._reservation is not None:
+            self._reservation.close()
 
     def start(self) -> None:
         if self._listener is not None:
             raise RuntimeError("the receiver is running already")
-        listener = socket.create_server((LOOPBACK, self.port), backlog=128)
+        if self._reserve and self._reservation is None:
+            # bound and not listening: whoever calls is refused, and only our own listener may share the port
+            self._reservation = socket.socket()
+            self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._reservation.bind((LOOPBACK, self.port))
+            self.port = self._reservation.getsockname()[1]
+        listener = socket.create_server((LOOPBACK, self.port), backlog=128, reuse_port=self._reserve)
         self.port = listener.getsockname()[1]
         self.stopping.clear()
         self._listener = listener
