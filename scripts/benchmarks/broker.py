@@ -179,6 +179,7 @@ def bench_broker(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--pairs", type=int, metavar="N", help="rounds; 10, quick: 1")
     parser.add_argument("--objects", type=_kinds, default="mr,ct", metavar="LIST")
+    parser.add_argument("--brokers", type=_variants, default=list(Variant), metavar="LIST", help="beside none; all")
     parser.add_argument("--count", type=int, metavar="N", help="objects a run; MR 2000, CT 200, quick: 200 and 40")
     parser.add_argument("--folder", type=Path, help="where stores go for the time; the system's temporary folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run as JSON")
@@ -206,12 +207,20 @@ def _kinds(text: str) -> list[Kind]:
         raise argparse.ArgumentTypeError(f"{e}: it takes some of {', '.join(Kind)}") from None
 
 
+def _variants(text: str) -> list[Variant]:
+    try:
+        return list(dict.fromkeys([Variant.NONE, *(Variant(name.strip()) for name in text.split(","))]))
+    except ValueError as e:
+        names = ", ".join(variant for variant in Variant if variant is not Variant.AGAIN)
+        raise argparse.ArgumentTypeError(f"{e}: it takes some of {names}") from None
+
+
 def _outcomes(usage: argparse.Namespace, folder: Path, remarks: list[str]) -> Iterator[Outcome]:
     """Run everything; what broke is a remark."""
     samples = Samples(folder, _MEBIBYTES)
     for kind in usage.objects:
         count = usage.count or _COUNTS[kind][0 if usage.quick else 1]
-        for number, variant in rotation(list(Variant), usage.pairs or (1 if usage.quick else 10)):
+        for number, variant in rotation(usage.brokers, usage.pairs or (1 if usage.quick else 10)):
             even_start()
             try:
                 # kept until the end, as docs/decisions/0007 says

@@ -162,7 +162,7 @@ class _HandMade:
 
 
 def _full(line: _Line, _number: int, busy: threading.Event) -> None:
-    """Take nothing that is published."""
+    """Take nothing that is published but that the box is there: who is refused that goes away."""
     line.welcome()
     _converse(line, _QUOTA, busy.set)
 
@@ -197,7 +197,8 @@ def _converse(line: _Line, code: int, settled: Callable[[], None]) -> None:
         what = kind >> 4
         if what == _PUBLISH and kind & _QOS:
             at = 2 + int.from_bytes(body[:2])
-            line.say(b"\x40\x03" + body[at : at + 2] + bytes([code]))
+            refused = b"/up/state" not in body[2:at]
+            line.say(b"\x40\x03" + body[at : at + 2] + bytes([code if refused else 0]))
         elif what == _PUBLISH and waiting:  # metrics, the first that is not retained
             waiting = False
             settled()
