@@ -117,7 +117,7 @@ class Fortress:
     def close(self) -> None:
         """Stop both."""
         self.edge.stop()
-        self.pacs.stop()
+        self.pacs.close()
 
     def probe(self, *, encrypted: bool) -> str:
         """Store one object as the modality does. Return what was wrong, or nothing."""

@@ -109,9 +109,14 @@ class RawReceiver:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop, and let go of the port."""
         self.stop()
         if self._reservation is not None:
             self._reservation.close()
+            self._reservation = None
 
     def start(self) -> None:
         if self._listener is not None:
