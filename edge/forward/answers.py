@@ -119,12 +119,11 @@ class Answers:
             self._journal.clear("REPORT_UNDELIVERED", f"title.{answer.calling}")
             await self._store.answered(answer.promise, said.note)
             return
-        problem = said
         now = self._clock.monotonic()
         wait = backoff(answer.tries + 1, self._random) if answer.age < _DAY else _HOUR
-        await self._store.answer_failed(answer.promise, now + wait, problem)
+        await self._store.answer_failed(answer.promise, now + wait, said)
         if answer.age > _OVERDUE:
-            text = f"{answer.calling} asked whether its images are safe and cannot be told: {problem}."
+            text = f"{answer.calling} asked whether its images are safe and cannot be told: {said}."
             self._journal.state("REPORT_UNDELIVERED", f"title.{answer.calling}", text)
 
     async def _call(self, answer: Answer) -> "Taken | str":
