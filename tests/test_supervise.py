@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from edge import supervise
+from edge import sdnotify, supervise
 from edge.findings import Journal
 from edge.sdnotify import Notifier
 from edge.supervise import MOST_RESTARTS, WINDOW, CrashLoopError, Supervisor
@@ -354,6 +354,8 @@ async def test_the_watchdog_is_patted_three_times_as_often_as_it_asks(bind: Bind
     listener.settimeout(0)
     notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "150000"})
     assert notifier._interval == pytest.approx(0.05)
+    notifier.tell("READY=1")
+    assert listener.recv(1000) == b"READY=1"
     beating = asyncio.create_task(notifier.heartbeat())
     loop = asyncio.get_running_loop()
     begun = loop.time()
@@ -367,5 +369,33 @@ async def test_the_watchdog_is_patted_three_times_as_often_as_it_asks(bind: Bind
 
 @pytest.mark.parametrize("asked", [None, "", "0", "soon", "-5"])
 async def test_without_a_watchdog_there_is_no_heartbeat(asked: str | None) -> None:
-    environment = {"NOTIFY_SOCKET": "/nowhere"} | ({} if asked is None else {"WATCHDOG_USEC": asked})
-    await within(10, Notifier(environment).heartbeat())
+    notifier = Notifier({"NOTIFY_SOCKET": "/nowhere"} | ({} if asked is None else {"WATCHDOG_USEC": asked}))
+    notifier.tell("READY=1")
+    await within(10, notifier.heartbeat())
+
+
+async def test_without_systemd_there_is_no_heartbeat() -> None:
+    await within(10, Notifier({}).heartbeat())
+
+
+@pytest.mark.parametrize("watchdog", [{}, {"WATCHDOG_USEC": "3000000"}], ids=["no watchdog", "watchdog"])
+async def test_a_long_start_asks_for_more_time_until_it_is_ready(
+    bind: Bind, tmp_path: Path, watchdog: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdnotify, "_START_BEAT", 0.01)
+    listener = bind(str(tmp_path / "notify"))
+    listener.settimeout(0)
+    notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")} | watchdog)
+    beating = asyncio.create_task(notifier.heartbeat())
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            while await loop.sock_recv(listener, 1000) != b"EXTEND_TIMEOUT_USEC=60000000":
+                pass
+        notifier.tell("READY=1")
+        while await loop.sock_recv(listener, 1000) != b"READY=1":
+            pass
+        if watchdog:
+            assert {await loop.sock_recv(listener, 1000) for _ in range(5)} == {b"WATCHDOG=1"}
+            beating.cancel()
+        await asyncio.wait([beating])
