@@ -132,6 +132,12 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return check
 
 
+def _service_url(text: str) -> str:
+    if any(sign in _url("http", "https")(text) for sign in "?#"):
+        raise ValueError('it ends with its path, without "?" and "#"')
+    return text.rstrip("/")
+
+
 def _globs(given: str | list[Any]) -> tuple[str, ...]:
     found = (given,) if isinstance(given, str) else tuple(given)
     if not found or not all(isinstance(glob, str) and glob for glob in found):
@@ -180,6 +186,7 @@ FilePath = Annotated[Path, _text('a path such as "/etc/edge/key.pem"', _path)]
 Host = Annotated[str, _text('a host such as "pacs.example.org" or "192.168.10.5"', _host)]
 Network = Annotated[str, _text('an address such as "192.168.10.20" or "192.168.10.0/24"', _network)]
 HttpUrl = Annotated[str, _text('an address such as "https://cloud.example.org"', _url("http", "https"))]
+ServiceUrl = Annotated[str, _text('an address such as "https://cloud.example.org/dicom-web"', _service_url)]
 MqttUrl = Annotated[str, _text('an address such as "mqtts://broker.example.org:8883"', _url("mqtt", "mqtts"))]
 Globs = Annotated[tuple[str, ...], Rule((str, list), 'a pattern such as "CT*", or a list of them', _globs)]
 PublicKey = Annotated[str, _text("an Ed25519 public key, 32 bytes in base64", _public_key)]
@@ -273,6 +280,8 @@ class Modality(msgspec.Struct, frozen=True, kw_only=True):
     address: Network | None = None
     """An address or a network; None: any."""
     commitment: ReportTo | None = None
+    honor_priority: bool = False
+    """Whether what it says in Priority (0000,0700) counts: many say anything."""
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
@@ -355,11 +364,22 @@ class DicomwebDestination(msgspec.Struct, frozen=True, kw_only=True, tag_field="
 
     type: ClassVar[Literal["dicomweb"]] = "dicomweb"
     name: Word
-    url: HttpUrl
+    url: ServiceUrl
+    associations: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """Requests side by side, each on a connection of its own."""
     auth: Auth = Auth()
     verify: Literal["query", "commitment", "none"] = "query"
+    unsupported: Literal["hold", "skip"] = "hold"
+    tls: ClientTls | None = None
+    """None: no certificate of ours, the system's authorities."""
+    timeouts: Timeouts = Timeouts()
     rate_limit: Rate | None = None
     hours: Hours | None = None
+
+    @property
+    def secure(self) -> bool:
+        """Whether it is reached by TLS."""
+        return self.url.lower().startswith("https:")
 
 
 class FolderDestination(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="folder"):

@@ -13,7 +13,6 @@ import re
 import threading
 import tomllib
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
@@ -23,6 +22,7 @@ import msgspec
 from edge import tomllines
 from edge.config import Config, Rule, Storage
 from edge.findings import printable
+from edge.patterns import Pattern, any_matches
 
 
 class Later(msgspec.Struct, frozen=True):
@@ -38,22 +38,14 @@ class Later(msgspec.Struct, frozen=True):
     """The one value that is meant; None: any."""
     save: str | None = None
     """The one value that is not meant."""
+    tag: str | None = None
+    """The one type of the table that is meant; None: any."""
 
 
 LATER: Final = (
     # images would wait for ever
-    Later("destination.type", refuse='the type "dicomweb"', only="dicomweb"),
-    # images would go where the rule does not want them
-    *(
-        Later(f"route.when.{key}", refuse="choosing by it")
-        for key in (
-            *("modality", "calling", "called", "sop_class"),
-            *("study_description", "station", "source", "body_part"),
-        )
-    ),
+    Later("destination.verify", refuse="storage commitment by DICOMweb", only="commitment", tag="dicomweb"),
     Later("device.language", save="en"),
-    Later("destination.rate_limit"),
-    Later("destination.hours"),
     Later("dashboard"),
     Later("lights.driver", save="none"),
 )
@@ -122,6 +114,7 @@ def parse(text: str) -> Loaded:
     _names(reader, document)
     _reports(reader, document)
     _ways_back(reader, document)
+    _logins(reader, document)
     if reader.problems:
         raise ConfigError(tuple(sorted(reader.problems, key=lambda problem: problem.line or 0)))
     return Loaded(config, tuple(dict.fromkeys(reader.notices)))
@@ -225,7 +218,6 @@ class _Reader:
             return self._misshapen(dict, raw, path)
         tag = raw.get(field)
         if isinstance(tag, str) and tag in by_tag:
-            self._later((*path, field), tag)
             return self._table(by_tag[tag], raw, path)
         choice = _choice(by_tag)
         self.problem((*path, field), f"missing; write {choice}" if field not in raw else f"expected {choice}")
@@ -248,7 +240,7 @@ class _Reader:
         for field in fields:
             here = (*path, field.name)
             if field.name in raw:
-                self._later(here, raw[field.name])
+                self._later(here, raw[field.name], kind.__struct_config__.tag)
                 values[field.name] = self.value(field.type, raw[field.name], here)
             elif field.required:
                 self.problem(here, f"missing; write {_expected(*_unwrapped(field.type))}")
@@ -261,10 +253,10 @@ class _Reader:
             if key not in known:
                 self.problem((*path, key), _advice(key, known))
 
-    def _later(self, path: tomllines.Path, raw: Any) -> None:
+    def _later(self, path: tomllines.Path, raw: Any, tag: object) -> None:
         key = ".".join(part for part in path if isinstance(part, str))
         for later in LATER:
-            if later.key != key or raw == later.save or later.only not in (None, raw):
+            if later.key != key or raw == later.save or later.only not in (None, raw) or later.tag not in (None, tag):
                 continue
             if later.refuse:
                 self.problem(path, f"{later.refuse} is not in this version yet")
@@ -370,13 +362,22 @@ def _watches(reader: _Reader, document: Mapping[str, Any]) -> None:
         elif any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in seen.values()):
             reader.problem(("watch", index, "path"), "it lies in another watch, or that in it: files would go twice")
         seen[title] = folder
+    modalities = [name for _, name in _each(document, "modality", "name")]
     for index, route in _tables(document, "route"):
         when = route.get("when")
-        globs = when.get("watch") if isinstance(when, dict) else None
-        for glob in [globs] if isinstance(globs, str) else globs if isinstance(globs, list) else []:
-            if isinstance(glob, str) and not any(fnmatchcase(title, glob) for title in seen):
-                hint = _nearest(glob, list(seen)) or "; add a [[watch]] of that name"
-                reader.problem(("route", index, "when", "watch"), f'no watch is called "{glob[:64]}"{hint}')
+        if isinstance(when, dict):
+            _meant(reader, (index, "watch"), when, list(seen), "watch")
+            _meant(reader, (index, "source"), when, [*modalities, *seen], "modality or watch")
+
+
+def _meant(reader: _Reader, at: tuple[int, str], when: Mapping[str, Any], names: list[str], what: str) -> None:
+    """Find patterns that can mean none of ``names``."""
+    index, key = at
+    globs = when.get(key)
+    for glob in [globs] if isinstance(globs, str) else globs if isinstance(globs, list) else []:
+        if isinstance(glob, str) and not any_matches([Pattern(glob, exact=True)], names):
+            hint = _nearest(glob, names) or f"; add a [[{what.split(maxsplit=1)[0]}]] of that name"
+            reader.problem(("route", index, "when", key), f'no {what} is called "{glob[:64]}"{hint}')
 
 
 def _reports(reader: _Reader, document: Mapping[str, Any]) -> None:
@@ -396,6 +397,34 @@ def _ways_back(reader: _Reader, document: Mapping[str, Any]) -> None:
         if asks and destination.get("calling_ae_title") == "original" and destination.get("type") == "dimse":
             text = 'its reports would go to the modality; use "query", or a calling_ae_title of this box'
             reader.problem(("destination", index, "verify"), text)
+
+
+_LOGINS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "none": ((), ()),
+    "basic": (("username", "password_file"), ()),
+    "bearer": (("token_file",), ()),
+    "oauth2": (("token_url", "client_id", "client_secret_file"), ("scope",)),
+    "google": (("service_account_file",), ("scope",)),
+}
+"""What each type of login needs, and what it may have beside."""
+
+
+def _logins(reader: _Reader, document: Mapping[str, Any]) -> None:
+    """Find logins that lack something, or have what does nothing there."""
+    for index, destination in _tables(document, "destination"):
+        auth = destination.get("auth")
+        kind = auth.get("type", "none") if isinstance(auth, dict) else None
+        if not isinstance(auth, dict) or not isinstance(kind, str) or kind not in _LOGINS:
+            continue
+        path = ("destination", index, "auth")
+        needed, allowed = _LOGINS[kind]
+        for key in needed:
+            if auth.get(key, "") == "":
+                reader.problem((*path, key), f'missing; type "{kind}" needs it')
+        known = set[str]().union(*(set(a) | set(b) for a, b in _LOGINS.values()))
+        for key in auth:
+            if key in known and key not in (*needed, *allowed):
+                reader.problem((*path, key), f'it does nothing with type "{kind}"')
 
 
 def _tables(document: Mapping[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:

@@ -4,7 +4,7 @@ from typing import Final, Protocol
 
 from edge.store import Choice, Store, StoreError
 
-VERBS: Final = ("retry", "hold", "release", "cancel", "pause", "resume")
+VERBS: Final = ("retry", "stat", "hold", "release", "cancel", "pause", "resume")
 
 
 class Lanes(Protocol):
@@ -33,8 +33,9 @@ class Control:
     async def act(self, verb: str, choice: Choice, *, who: str, reason: str = "", force: bool = False) -> int:
         """Apply ``verb``; the number of deliveries it concerned. Raises `StoreError`.
 
-        ``retry`` skips every wait and tries what is held again; with ``force``, what was delivered as well. ``pause``
-        and ``resume`` concern one destination as a whole: 1 where that changed something.
+        ``retry`` skips every wait and tries what is held again; with ``force``, what was delivered as well. ``stat``
+        lets what is queued go before everything else, without any wait. ``pause`` and ``resume`` concern one
+        destination as a whole: 1 where that changed something.
         """
         match verb:
             case "pause" | "resume" if not self._lanes.has(choice.destination):
@@ -50,6 +51,10 @@ class Control:
                 return int(changed)
             case "retry":
                 return await self._retry(choice, who=who, reason=reason, force=force)
+            case "stat":
+                queued = await self._store.hurry(choice, who=who, reason=reason)
+                self._lanes.hasten(choice.destination)
+                return queued
             case "cancel" if not reason.strip():
                 raise StoreError("cancel wants a reason, for the trail.")
             case _:

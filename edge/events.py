@@ -61,7 +61,7 @@ EVENTS: Final[dict[str, Code]] = {
     "DECIDED": Code(
         "Somebody decided about deliveries.",
         {
-            "verb": "hold, release, cancel, resend, pause or resume",
+            "verb": "hold, release, cancel, resend, stat, pause or resume",
             "destination": "its name; empty: more than one",
             "instances": "deliveries concerned",
             "by": "who: command line, or a signer's name",

@@ -23,6 +23,8 @@ class Evidence(StrEnum):
     """It was copied, synced and renamed, and the folder synced."""
     STOW_LISTED = "stow-listed"
     """It is in ReferencedSOPSequence of the answer to a STOW-RS request."""
+    STOW_ALREADY = "stow-already"
+    """The answer to a STOW-RS request failed it as stored already, and a query named its UID."""
     COMMITTED = "committed"
     """Its UID is in the success list of a report on a commitment that we asked for."""
     FOUND = "found"
@@ -50,6 +52,7 @@ PROVES: Final[Mapping[Evidence, DeliveryState | None]] = MappingProxyType(
         _E.STORE_WARNING: DeliveryState.ACCEPTED,
         _E.COPIED: DeliveryState.ACCEPTED,
         _E.STOW_LISTED: DeliveryState.ACCEPTED,
+        _E.STOW_ALREADY: DeliveryState.ACCEPTED,
         _E.COMMITTED: DeliveryState.VERIFIED,
         _E.FOUND: DeliveryState.VERIFIED,
         _E.STORE_FAILURE: None,
@@ -65,12 +68,16 @@ PROVES: Final[Mapping[Evidence, DeliveryState | None]] = MappingProxyType(
 )
 """Every member, with the one state that it proves; None: none."""
 
+BY_UID: Final = frozenset({Evidence.STOW_ALREADY})
+"""What proves that something of that UID was accepted: not enough where two contents have it."""
+
 WORDS: Final[Mapping[Evidence, str]] = MappingProxyType(
     {
         _E.STORE_SUCCESS: "it answered that it stored it",
         _E.STORE_WARNING: "it answered that it stored it, with a warning",
         _E.COPIED: "copied and synced",
         _E.STOW_LISTED: "its answer lists it as stored",
+        _E.STOW_ALREADY: "it answered that it has it already, and named it when it was queried",
         _E.COMMITTED: "its commitment report lists it",
         _E.FOUND: "it named it when it was queried",
     }

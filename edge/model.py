@@ -11,7 +11,9 @@ import msgspec
 PRIORITIES: Final = ("stat", "routine", "background")
 """In the order in which they are served; the store keeps the index."""
 
+STAT: Final = PRIORITIES.index("stat")
 ROUTINE: Final = PRIORITIES.index("routine")
+BACKGROUND: Final = PRIORITIES.index("background")
 
 WATCH: Final = "watch"
 IMPORT: Final = "import"
@@ -61,6 +63,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """IP address of the peer, or the name of the watch or import."""
     file: Origin | None = None
     """Where it was read from; None for what came over the network."""
+    priority: int | None = None
+    """What its sender asked for (PS3.7 9.3.1.1): index into `PRIORITIES`; None: nothing out of the ordinary."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

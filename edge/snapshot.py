@@ -69,6 +69,12 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     declined: int
     rate_bytes_per_second: int
     drain_seconds: int | None
+    """Until what is queued is gone, at the rate of now and as the limit and the hours allow; None: nobody can tell."""
+    rate_limit_bytes_per_second: int | None = None
+    hours: str | None = None
+    """When background work may go; None: always."""
+    hours_open: bool = True
+    """Whether it may go now."""
     last_success_at: str | None
     problem: Problem | None
 

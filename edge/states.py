@@ -23,7 +23,8 @@ class DeliveryState(StrEnum):
 _S = DeliveryState
 
 MOVES: Final[dict[DeliveryState, frozenset[DeliveryState]]] = {
-    # claimed by the dispatcher; held or cancelled by a person; cancelled where another rendering was accepted
+    # claimed by the dispatcher; held or cancelled by a person; cancelled where another rendering was accepted;
+    # cancelled where the object came from the destination, held where it goes nowhere else
     _S.QUEUED: frozenset({_S.SENDING, _S.HELD, _S.CANCELLED}),
     # settled by the transport's outcome, or given back at the next start
     _S.SENDING: frozenset({_S.QUEUED, _S.ACCEPTED, _S.VERIFIED, _S.HELD, _S.DECLINED}),

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from edge.config import ClientTls, Config, DimseDestination, Mqtt, ReceiveTls
+from edge.config import ClientTls, Config, Destination, DicomwebDestination, DimseDestination, Mqtt, ReceiveTls
 
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; those of 1.3 are all good (RFC 9325 4.2)."""
@@ -66,6 +66,17 @@ def client_context(config: ClientTls) -> ssl.SSLContext:
         _load_own(context, config.certificate_file, config.key_file)
     elif config.key_file is not None:
         raise TlsError("key_file", "there is a key, but no certificate_file: name both, or neither")
+    return context
+
+
+def token_context(config: ClientTls) -> ssl.SSLContext:
+    """Make the context for a server that gives out tokens: the system's authorities and those of ``ca_file``.
+
+    It may be anybody's, so it is shown no certificate of ours. Raises `TlsError`.
+    """
+    context = client_context(ClientTls())
+    if config.ca_file is not None:
+        _load_authorities(context, "ca_file", config.ca_file)
     return context
 
 
@@ -202,13 +213,23 @@ def destination_credentials(name: str, config: ClientTls) -> Credentials:
     return Credentials(f"destination.{name}.tls", config.certificate_file, lambda: client_context(config))
 
 
+def _of(destination: Destination) -> ClientTls | None:
+    match destination:
+        case DimseDestination():
+            return destination.tls
+        case DicomwebDestination() if destination.secure:
+            return destination.tls or ClientTls()
+        case _:
+            return None
+
+
 def every(config: Config) -> tuple[Credentials, ...]:
     """Return all that ``config`` names, the listener's first."""
     found = [] if config.receive.tls is None else [receive_credentials(config.receive.tls)]
     found += [
-        destination_credentials(destination.name, destination.tls)
+        destination_credentials(destination.name, tls)
         for destination in config.destination
-        if isinstance(destination, DimseDestination) and destination.tls is not None
+        if (tls := _of(destination)) is not None
     ]
     if config.mqtt is not None and config.mqtt.url.startswith("mqtts:"):
         found.append(broker_credentials(config.mqtt))

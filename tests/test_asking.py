@@ -22,7 +22,7 @@ from edge.forward.commitment import Asked, Commitment
 from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.query import Query, Seen
 from edge.forward.reach import Caller
-from edge.forward.reports import Event, Reports
+from edge.forward.reports import Reports
 from edge.store import Provable, Verdict
 from tests.peers import wire
 from tests.peers.committing import STUDY_ROOT, CommittingPacs, Kept
@@ -113,18 +113,18 @@ async def test_a_report_elsewhere_ends_the_wait(box: Stored) -> None:
         waiting = asyncio.create_task(timed(Commitment(caller(pacs.port), reports)))
         await asyncio.to_thread(pacs.wait_requests, 1)
         assert not waiting.done()
-        assert await reports.take(_event(Report("2.25.9", references(1), ())), "somebody") != 0
-        assert await reports.take(_event(Report("2.25.1", references(1, 2), ())), "the PACS") == 0
+        assert await reports.take(*_event(Report("2.25.9", references(1), ())), "somebody") != 0
+        assert await reports.take(*_event(Report("2.25.1", references(1, 2), ())), "the PACS") == 0
         said, seconds = await waiting
     assert (said, await box.states()) == (Asked(), {1: "verified", 2: "verified"})
     assert seconds < 8
 
 
-def _event(report: Report) -> Event:
+def _event(report: Report) -> tuple[Message, bytes]:
     """A report as it comes on an association that the PACS made."""
     request = dimse.event_report_request(1, STORAGE_COMMITMENT, INSTANCE, report.event_type)
     message = Message(Context(1, STORAGE_COMMITMENT, SYNTAXES[0]), dimse.decode(request))
-    return Event(message, encode_report(report, SYNTAXES[0]))
+    return message, encode_report(report, SYNTAXES[0])
 
 
 async def test_a_pacs_that_never_reports_at_once_costs_less_with_every_request(
@@ -199,7 +199,7 @@ async def test_of_a_series_whose_query_fails_nothing_is_known_and_the_others_are
 async def test_what_lies_beyond_the_answers_that_are_taken_is_not_taken_for_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(looking, "_MOST_ANSWERS", 3)
+    monkeypatch.setattr(looking, "MOST_ANSWERS", 3)
     small, large = [item(1)], [item(number, "1.2.3.5") for number in range(10, 15)]
     with CommittingPacs() as pacs:
         keep(pacs, *small, *large)

@@ -24,9 +24,9 @@ from tests.peers.wire import VERIFICATION
 
 COMMANDS: Final = (
     *("run", "check", "status", "queue", "trace", "studies"),
-    *("retry", "hold", "release", "cancel", "pause", "resume", "import", "echo", "demo"),
+    *("retry", "stat", "hold", "release", "cancel", "pause", "resume", "import", "echo", "route", "demo"),
 )
-ACTS: Final = ("retry", "hold", "release", "cancel")
+ACTS: Final = ("retry", "stat", "hold", "release", "cancel")
 
 pytestmark = pytest.mark.rig
 

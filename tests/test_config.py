@@ -168,8 +168,6 @@ def test_the_contract_is_taken() -> None:
 def test_what_is_not_acted_on_is_said() -> None:
     assert parse(TAKEN).notices == (
         "device.language",
-        "destination.pacs.hours",
-        "destination.pacs.rate_limit",
         "[dashboard]",
     )
     assert parse('[lights]\ndriver = "leds"').notices == ("lights.driver",)
@@ -213,13 +211,9 @@ def test_values_are_read_as_the_types_say() -> None:
         (
             (
                 '[[destination]]\nname = "cloud"\ntype = "dicomweb"\nurl = "https://cloud.example.org/dicom-web"\n'
-                'auth = { type = "bearer", token_file = "/run/credentials/edge/cloud" }\nverify = "none"'
+                'auth = { type = "bearer", token_file = "/run/credentials/edge/cloud" }\nverify = "commitment"'
             ),
-            'line 3: destination.cloud.type: the type "dicomweb" is not in this version yet',
-        ),
-        (
-            PACS + '[[route]]\nto = ["pacs"]\nwhen = { watch = "x", calling = "A*" }\n[[watch]]\npath = "/x"',
-            "line 8: route[1].when.calling: choosing by it is not in this version yet",
+            "line 6: destination.cloud.verify: storage commitment by DICOMweb is not in this version yet",
         ),
     ],
 )
@@ -475,9 +469,43 @@ def test_secrets_are_refused_and_never_repeated(text: str, use: str) -> None:
     assert "hunter2" not in said
 
 
+CLOUD = '[[destination]]\nname = "c"\ntype = "dicomweb"\nurl = "https://h/dicom-web/"\n'
+
+
+@pytest.mark.parametrize(
+    ("auth", "said"),
+    [
+        ('type = "basic"', ["username: missing", "password_file: missing"]),
+        ('type = "basic", username = "", password_file = "/p"', ["username: missing"]),
+        ('type = "bearer"', ["token_file: missing"]),
+        ('type = "oauth2", client_id = "x"', ["token_url: missing", "client_secret_file: missing"]),
+        ('type = "google", scope = "x"', ["service_account_file: missing"]),
+        ('token_file = "/t"', ['token_file: it does nothing with type "none"']),
+        ('type = "bearer", token_file = "/t", username = "x"', ['username: it does nothing with type "bearer"']),
+        ('type = "bearer", token_file = "/t"', []),
+    ],
+)
+def test_a_login_has_what_its_type_needs_and_nothing_else(auth: str, said: list[str]) -> None:
+    text = f"{CLOUD}auth = {{ {auth} }}"
+    if not said:
+        assert parse(text).config.destination[0].name == "c"
+        return
+    found = problems(text)
+    assert len(found) == len(said)
+    assert all(line.startswith(f"line 5: destination.c.auth.{start}") for line, start in zip(found, said, strict=True))
+
+
+def test_where_a_service_begins_is_taken_without_its_last_slash() -> None:
+    (cloud,) = parse(CLOUD).config.destination
+    assert isinstance(cloud, DicomwebDestination)
+    assert (cloud.url, cloud.secure) == ("https://h/dicom-web", True)
+    (said,) = problems(CLOUD.replace("/dicom-web/", "/dicom-web?key=hunter2"))
+    assert said == 'line 4: destination.c.url: it ends with its path, without "?" and "#"'
+
+
 def test_a_secret_in_authentication_is_refused() -> None:
-    said = problems('[[destination]]\nname = "c"\ntype = "dicomweb"\nurl = "https://h"\nauth.token = "hunter2"')
-    assert said[1] == (
+    (said,) = problems('[[destination]]\nname = "c"\ntype = "dicomweb"\nurl = "https://h"\nauth.token = "hunter2"')
+    assert said == (
         "line 5: destination.c.auth.token: a secret never stands in the configuration; "
         'put it in a file of its own and use "token_file"'
     )
@@ -516,10 +544,8 @@ modality = 5
         ["line 7", "destination[1].name"],
         ["line 8", "destination[1].host"],
         ["line 11", "destination.cloud.url"],
-        ["line 13", "destination.cloud.type"],
         ["line 14", "destination.cloud.password"],
         ["line 17", "route[1].to[2]"],
-        ["line 19", "route[1].when.modality"],
         ["line 19", "route[1].when.modality"],
     ]
 

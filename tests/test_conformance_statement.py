@@ -364,7 +364,7 @@ def test_limits_when_calling_are_the_defaults() -> None:
         (usual.associations, "destination.associations"),
         (requestor.MOST_CONTEXTS, FIXED),
         (find.MOST_BYTES, FIXED),
-        (query._MOST_ANSWERS, FIXED),
+        (query.MOST_ANSWERS, FIXED),
         (requestor.MOST_REPORTS, FIXED),
         (verifier.MOST, FIXED),
     ]  # fmt: skip

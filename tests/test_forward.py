@@ -3,16 +3,18 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge.board import Board
 from edge.clock import SystemClock
 from edge.config import ClientTls
 from edge.dicom import status
+from edge.evidence import Evidence
 from edge.findings import Journal
 from edge.forward.backoff import LEAST, LONGEST, backoff
 from edge.forward.dimse import DimseTransport
@@ -20,13 +22,13 @@ from edge.forward.dispatcher import Lane
 from edge.forward.gate import Gate
 from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable, from_status
 from edge.forward.transport import Transport
-from edge.model import Header, Instance, Kind, Source
+from edge.model import BACKGROUND, Header, Instance, Kind, Need, Source
 from edge.routing import Leg
 from edge.spool import Syncer
 from edge.states import DeliveryState
-from edge.store import Choice, Parcel, Store
+from edge.store import Choice, Parcel, Settlement, Store
 from edge.supervise import Supervisor
-from tests.fakes import FakeTransport
+from tests.fakes import FakeSession, FakeTransport, ManualClock
 from tests.peers.certificates import Authority
 from tests.test_tls import box, pacs, serving
 
@@ -82,7 +84,15 @@ class World:
         self.serve(transport, name, skip=skip, associations=associations)
         return transport
 
-    def serve(self, transport: Transport, name: str = "pacs", *, skip: bool = False, associations: int = 1) -> None:
+    def serve(
+        self,
+        transport: Transport,
+        name: str = "pacs",
+        *,
+        skip: bool = False,
+        associations: int = 1,
+        lowest: Callable[[], int] = lambda: BACKGROUND,
+    ) -> None:
         clock = SystemClock()
         gauge = self.board.destination(name)
         lane = Lane(
@@ -97,6 +107,7 @@ class World:
             clock=clock,
             random=lambda: 0.0,
             spawn=self.supervisor.spawn,
+            lowest=lowest,
         )
         self.lanes.append(lane)
         self.supervisor.service(f"lane {name}", lane.run)
@@ -293,6 +304,128 @@ async def test_stopping_gives_back_what_was_claimed_and_not_sent(world: World) -
     states = await world.states()
     assert states["accepted"] == len(transport.delivered) < 100
     assert states["queued"] == 100 - len(transport.delivered)
+
+
+class Failing(FakeTransport):
+    """A transport with a fault of ours, which shows at some objects."""
+
+    def __init__(self, at: set[int]) -> None:
+        super().__init__()
+        self.at = at
+        self.tries: Counter[int] = Counter()
+
+    def take(self, parcel: Parcel) -> Outcome:
+        self.tries[parcel.instance] += 1
+        if parcel.instance in self.at:
+            raise RuntimeError("a fault of ours")
+        return super().take(parcel)
+
+
+async def test_an_object_at_which_a_transport_fails_is_tried_again_and_blocks_nobody(world: World) -> None:
+    transport = Failing({3})
+    world.serve(transport)
+    await world.arrive(range(1, 101))
+    await world.until({"accepted": 99, "queued": 1})
+    (finding,) = [f for f in world.journal.open() if f.code == "SERVICE_RESTARTED"]
+    assert finding.component == "service.lane pacs"
+    world.journal.clear("SERVICE_RESTARTED", finding.component)
+    (row,) = await world.store.reading.queue()
+    assert (row.instance, row.code) == (3, "TRANSPORT_FAILED")
+    assert set(Counter(p.instance for p in transport.delivered).values()) == {1}, "none of the others went twice"
+    transport.at.clear()
+    await world.until({"accepted": 100})
+    for one in world.journal.open():
+        world.journal.clear(one.code, one.component)
+
+
+async def test_what_a_lane_had_claimed_when_it_failed_is_sent_when_it_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, left = world.store.settle, [1]
+
+    async def failing(settlements: Sequence[Settlement]) -> None:
+        if left:
+            left.pop()
+            raise RuntimeError("a fault of ours")
+        await settle(settlements)
+
+    monkeypatch.setattr(world.store, "settle", failing)
+    world.lane()
+    await world.arrive(range(1, 101))
+    await world.until({"accepted": 100})
+    world.journal.clear("SERVICE_RESTARTED", "service.lane pacs")
+
+
+async def test_a_session_is_opened_for_what_is_due_when_the_gate_opens(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mr = Kind("1.2.840.10008.5.1.4.1.1.4", CT.transfer_syntax_uid)
+    waiting, opening = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: Gate) -> None:
+        waiting.set()
+        await opening.wait()
+
+    class Noting(FakeTransport):
+        needs: list[Need]
+
+        async def open(self, needs: Sequence[Need]) -> FakeSession | Unreachable:
+            self.needs = list(needs)
+            return await super().open(needs)
+
+    monkeypatch.setattr(Gate, "wait", wait)
+    transport = Noting()
+    world.serve(transport)
+    await world.arrive(range(1, 2))
+    await waiting.wait()
+    (world.folder / "2.dcm").write_bytes(content(2))
+    urgent = msgspec.structs.replace(instance(2), kind=mr)
+    await world.store.record([(urgent, [Leg("pacs", 0, needs_proof=False)])])
+    opening.set()
+    await world.until({"accepted": 2})
+    assert [need.kind for need in transport.needs] == [mr, CT]
+
+
+class InOneRequest:
+    """A destination that takes what it is given in one request, of which the first fails."""
+
+    usable = True
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    async def open(self, needs: Sequence[Need]) -> "InOneRequest":
+        del needs
+        return self
+
+    async def send(self, parcels: Sequence[Parcel]) -> AsyncIterator[tuple[Parcel, Outcome]]:
+        self.requests += 1
+        for number, each in enumerate(list(parcels)):
+            failure = Unreachable("SERVER_ERROR", "500.", midway=True, echo=number > 0)
+            yield each, failure if self.requests == 1 else Accepted("LISTED", Evidence.STOW_LISTED)
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_one_failure_that_many_instances_are_told_of_is_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[Unreachable] = []
+    monkeypatch.setattr(Gate, "fail", lambda _, why: failures.append(why))
+    await world.arrive(range(1, 9))
+    world.serve(InOneRequest())
+    await world.until({"accepted": 8})
+    assert [each.echo for each in failures] == [False]
+
+
+def test_a_destination_is_left_alone_for_as_long_as_it_wants() -> None:
+    clock = ManualClock()
+    gate = Gate("p", Board(clock).destination("p"), Journal(clock), clock, lambda: 1.0)
+    gate.fail(Unreachable("UNAVAILABLE", "503.", after=120.0))
+    assert gate._open_at - clock.monotonic() == 120.0
+    gate.fail(Unreachable("UNAVAILABLE", "503.", after=0.5))
+    assert gate._open_at - clock.monotonic() == 2.0
 
 
 async def test_a_retry_opens_the_gate_at_once(tmp_path: Path) -> None:

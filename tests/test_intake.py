@@ -23,6 +23,7 @@ from edge.dicom import status
 from edge.dicom.acceptor import Acceptor
 from edge.dicom.association import Association
 from edge.dicom.command import CommandField
+from edge.dicom.uids import class_names
 from edge.findings import Journal
 from edge.intake import door as doors
 from edge.intake import index as indexing
@@ -73,7 +74,7 @@ class Box:
             self.index,
             self.admission,
             self.guard,
-            Routing(TO_PACS),
+            Routing(TO_PACS, class_names),
             board=self.board,
             journal=self.journal,
             clock=self.clock,
@@ -112,7 +113,9 @@ class Box:
     async def scan(self) -> None:
         """Recover as a start does; what was found is handed to the index."""
         first = self.identity.first_id
-        recovery = Recovery(self.spool, self.syncer, self.store, self.index, Routing(TO_PACS), self.journal, first)
+        recovery = Recovery(
+            self.spool, self.syncer, self.store, self.index, Routing(TO_PACS, class_names), self.journal, first
+        )
         await recovery.run()
 
     async def recover(self) -> None:
@@ -743,7 +746,7 @@ async def test_deliveries_go_where_they_were_routed_when_the_object_came(tmp_pat
             def legs(self, *_: object) -> tuple[Leg, ...]:
                 return legs
 
-        before.door._routing = Then(TO_PACS)
+        before.door._routing = Then(TO_PACS, class_names)
         await before.receive(tiny(1)[0])
     async with box(tmp_path) as after:
         await after.recover()
@@ -1029,7 +1032,14 @@ async def test_where_the_database_was_made_anew_files_are_indexed_in_order_of_ar
     async with box(tmp_path) as here:
         first = here.identity.first_id
         recovery = Recovery(
-            here.spool, here.syncer, here.store, here.index, Routing(TO_PACS), here.journal, first, everything=True
+            here.spool,
+            here.syncer,
+            here.store,
+            here.index,
+            Routing(TO_PACS, class_names),
+            here.journal,
+            first,
+            everything=True,
         )
         await recovery.run()
         await here.indexed()

@@ -33,6 +33,7 @@ from edge.board import Board
 from edge.config import Config, DimseDestination
 from edge.control import Control
 from edge.dicom import part10
+from edge.dicom.uids import class_names
 from edge.evidence import Evidence
 from edge.findings import Journal
 from edge.forward.dispatcher import Lane
@@ -277,7 +278,7 @@ class Session:
             self.index,
             self.admission,
             guard,
-            Routing(CONFIG),
+            Routing(CONFIG, class_names),
             board=self.board,
             journal=self.journal,
             clock=clock,
@@ -319,7 +320,7 @@ class Session:
             self.syncer,
             self.store,
             self.index,
-            Routing(CONFIG),
+            Routing(CONFIG, class_names),
             self.journal,
             self.identity.first_id,
             everything=mended is Mended.ANEW,

@@ -139,6 +139,9 @@ CONTRACT: Final[dict[str, Any]] = {
             **dict.fromkeys(("queued", "sending", "accepted", "verified", "held", "cancelled", "declined"), int),
             "rate_bytes_per_second": int,
             "drain_seconds": int,
+            "rate_limit_bytes_per_second": int,
+            "hours": str,
+            "hours_open": bool,
             "last_success_at": str,
             "problem": {"code": str, "text": str},
         }
@@ -342,7 +345,9 @@ async def test_the_snapshot_has_every_key_of_the_contract(box: Box) -> None:
     box.journal.note("DESTINATION_DOWN", "destination.pacs", "it is silent.")
     box.board.watch("us").taken = 3
     box.board.imports[1] = ImportGauge("stick", media=True, files=2)
-    collector = box.collector()
+    (pacs,) = TO_PACS.destination
+    pacs = msgspec.structs.replace(pacs, hours=(0, 60), rate_limit=1000)
+    collector = box.collector(msgspec.structs.replace(TO_PACS, destination=(pacs,)))
     box.clock.seconds += 1
     given = msgspec.to_builtins(await collector.snapshot())
     assert misshapen(given, CONTRACT) == []
@@ -377,7 +382,7 @@ async def test_the_numbers_of_an_outage_are_those_of_the_store(box: Box) -> None
     assert [pacs.queued, pacs.sending, pacs.accepted, pacs.verified] == [2, 1, 2, 0]
     assert [pacs.held, pacs.cancelled, pacs.declined] == [1, 1, 1]
     assert (pacs.state, pacs.problem and pacs.problem.code) == ("down", "REFUSED_CONNECTION")
-    assert (pacs.rate_bytes_per_second, pacs.drain_seconds) == (50, 8)
+    assert (pacs.rate_bytes_per_second, pacs.drain_seconds) == (50, 6), "what is held does not drain"
     assert (given.queue.instances, given.queue.bytes, given.queue.oldest_seconds) == (4, 400, 3120)
     assert given.light.code == "Y1"
 

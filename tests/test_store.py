@@ -1039,6 +1039,11 @@ class Model:
             if d.state in {S.QUEUED, S.SENDING} or (kept and d.state is S.HELD and d.kept_back)
         ]
         delivery.behind = ahead[-1] if ahead else None
+        one = delivery
+        while one.behind is not None:
+            one = self.deliveries[one.behind]
+            if one.state is S.QUEUED:
+                one.priority = min(one.priority, delivery.priority)
 
     def place(self, delivery: Delivery, *, forced: bool = False) -> None:
         there = any(d.state in {S.ACCEPTED, S.VERIFIED} for d in self.line(delivery)[0])
@@ -1209,7 +1214,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.time += seconds
         names = self.commit(lambda raw: deliver.ripen(raw, self.time))
         ripe = [d for d in self.model.deliveries.values() if d.not_before is not None and d.not_before <= self.time]
-        assert names == sorted({d.destination for d in ripe})
+        assert names == sorted({(d.destination, d.priority) for d in ripe})
         for d in ripe:
             d.not_before = None
 

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from edge.config import DimseDestination, FolderDestination, Timeouts
+from edge.clock import SystemClock
+from edge.config import DicomwebDestination, DimseDestination, FolderDestination, Timeouts
 from edge.forward.dimse import DimseTransport, propose
 from edge.forward.folder import FolderTransport
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
+from edge.forward.stow import StowTransport
 from edge.forward.transport import Session, Transport
+from edge.forward.web import Web
 from edge.model import Kind, Need
 from edge.spool import Syncer
 from edge.store import Parcel
 from tests.fakes import FakeTransport
+from tests.peers.dicomweb import WebPacs
 from tests.peers.objects import DicomObject, ct, mr
 from tests.peers.ports import LOOPBACK, free_port
 from tests.peers.receiver import RawReceiver
@@ -57,6 +61,14 @@ def folder_bench(folder: Path, syncer: Syncer) -> Iterator[Bench]:
 
 
 @contextmanager
+def stow_bench(_folder: Path, syncer: Syncer) -> Iterator[Bench]:
+    with WebPacs() as pacs:
+        destination = DicomwebDestination(name="cloud", url=pacs.url, timeouts=Timeouts(connect=2.0, response=2.0))
+        transport = StowTransport(Web(destination, None, SystemClock()), syncer)
+        yield Bench(transport, lambda: [each.digest for each in pacs.stored.values()], pacs.stop)
+
+
+@contextmanager
 def fake_bench(_folder: Path, _syncer: Syncer) -> Iterator[Bench]:
     fake = FakeTransport()
     yield Bench(fake, lambda: [p.digest for p in fake.delivered], fake.go_down)
@@ -82,7 +94,7 @@ def parcel(folder: Path, obj: DicomObject, number: int) -> Parcel:
     )
 
 
-@pytest.fixture(params=[dimse_bench, folder_bench, fake_bench], ids=["dimse", "folder", "fake"])
+@pytest.fixture(params=[dimse_bench, folder_bench, stow_bench, fake_bench], ids=["dimse", "folder", "stow", "fake"])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     syncer = Syncer()
     with ExitStack() as stack:
@@ -232,10 +244,11 @@ async def test_a_closed_port_is_told_from_a_silent_one(tmp_path: Path) -> None:
     answer = await DimseTransport(closed, syncer).open([Need(kind, "")])
     assert isinstance(answer, Unreachable)
     assert answer.code == "REFUSED_CONNECTION"
-    nowhere = DimseDestination(name="p", host="no-such-host.invalid", port=104, ae_title="P")
-    answer = await DimseTransport(nowhere, syncer).open([Need(kind, "")])
-    assert isinstance(answer, Unreachable)
-    assert answer.code == "NO_ADDRESS"
+    for host in ("no-such-host.invalid", "no.name.."):
+        nowhere = DimseDestination(name="p", host=host, port=104, ae_title="P")
+        answer = await DimseTransport(nowhere, syncer).open([Need(kind, "")])
+        assert isinstance(answer, Unreachable)
+        assert answer.code == "NO_ADDRESS"
     syncer.close()
 
 

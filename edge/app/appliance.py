@@ -20,11 +20,13 @@ from edge.app.proving import Proving
 from edge.app.watches import start_watches
 from edge.board import Board
 from edge.clock import Clock, SystemClock, kernel_synchronised
-from edge.config import Config, differences
+from edge.config import Config, DimseDestination, differences
 from edge.control import Control
 from edge.dicom.command import CommandField
+from edge.dicom.uids import class_names
 from edge.events import Event
 from edge.findings import Journal
+from edge.forward.whereabouts import Whereabouts
 from edge.intake.admission import Admission, margin, reserve
 from edge.intake.door import Door
 from edge.intake.guard import DiskGuard
@@ -127,6 +129,8 @@ class Appliance:
         self._collector: Collector | None = None
         self._lanes: Lanes | None = None
         self._recovering: asyncio.Task[None] | None = None
+        self._whereabouts = Whereabouts(d.host for d in config.destination if isinstance(d, DimseDestination))
+        self._routing = Routing(config, class_names, self._whereabouts.of)
         self._credentials = {one.where: one for one in every(config)}
         self._certificates = CertificateWatch(tuple(self._credentials.values()), self.journal, self.clock, self._hasten)
 
@@ -370,7 +374,7 @@ class Appliance:
                 self._syncer,
                 store,
                 index,
-                Routing(self.config),
+                self._routing,
                 self.journal,
                 first_id,
                 everything=mended is Mended.ANEW,
@@ -404,6 +408,7 @@ class Appliance:
             service("certificates", self._certificates.run),
             service("clock", Timekeeper(clock, journal, self._keep_time).run),
             service("chronicle", Chronicle(store, journal, clock).run),
+            service("whereabouts", self._whereabouts.run),
         ]
 
     def _remote(self, store: Store, control: Control) -> Assembly | None:
@@ -465,7 +470,7 @@ class Appliance:
             index,
             admission,
             guard,
-            Routing(self.config),
+            self._routing,
             board=self.board,
             journal=self.journal,
             clock=self.clock,

@@ -5,16 +5,21 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-from edge.app.errors import StartError
 from edge.board import Board
 from edge.clock import Clock
 from edge.config import Destination, DimseDestination, FolderDestination
 from edge.findings import Journal
+from edge.forward.claims import Ahead
 from edge.forward.dimse import DimseTransport
 from edge.forward.dispatcher import Lane
 from edge.forward.folder import FolderTransport
 from edge.forward.gate import Gate
+from edge.forward.limit import Limiter
+from edge.forward.stow import MOST_INSTANCES, StowTransport
 from edge.forward.transport import Transport
+from edge.forward.web import Web
+from edge.hours import until_open
+from edge.model import BACKGROUND, ROUTINE
 from edge.spool import Syncer
 from edge.store import Store
 from edge.supervise import Supervisor
@@ -22,7 +27,7 @@ from edge.tls import Credentials
 
 
 class Lanes:
-    """The lanes of ``destinations``. Raises `StartError` for one of a type that is not served."""
+    """The lanes of ``destinations``."""
 
     def __init__(
         self,
@@ -83,15 +88,18 @@ class Lanes:
     def _lane(self, destination: Destination) -> Lane:
         gauge = self._board.destination(destination.name)
         transport: Transport
-        match destination:
-            case DimseDestination():
-                credentials = self._credentials.get(f"destination.{destination.name}.tls")
-                transport = DimseTransport(destination, self._syncer, credentials, self._clock.trusted)
-                associations, skip = destination.associations, destination.unsupported == "skip"
-            case FolderDestination():
-                transport, associations, skip = FolderTransport(destination, self._syncer), 1, False
-            case _:
-                raise StartError(f"destination {destination.name}: its type is not in this version yet")
+        ahead = Ahead()
+        if isinstance(destination, FolderDestination):
+            transport, associations, skip = FolderTransport(destination, self._syncer), 1, False
+        else:
+            credentials = self._credentials.get(f"destination.{destination.name}.tls")
+            associations, skip = destination.associations, destination.unsupported == "skip"
+            limiter = None if destination.rate_limit is None else Limiter(destination.rate_limit, self._clock)
+            if isinstance(destination, DimseDestination):
+                transport = DimseTransport(destination, self._syncer, credentials, self._clock.trusted, limiter)
+            else:
+                transport = StowTransport(Web(destination, credentials, self._clock), self._syncer, limiter)
+                ahead = Ahead(1.0, MOST_INSTANCES, max(1, MOST_INSTANCES // associations))
         return Lane(
             destination.name,
             transport,
@@ -104,7 +112,13 @@ class Lanes:
             clock=self._clock,
             random=random.random,
             spawn=self._supervisor.spawn,
+            ahead=ahead,
+            lowest=partial(self._lowest, None if isinstance(destination, FolderDestination) else destination.hours),
         )
+
+    def _lowest(self, hours: tuple[int, int] | None) -> int:
+        """Return the least urgent priority that may go now."""
+        return ROUTINE if until_open(hours, self._clock) else BACKGROUND
 
 
 async def _wait_and_run(event: asyncio.Event, run: Callable[[], Awaitable[None]]) -> None:

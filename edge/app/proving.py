@@ -8,16 +8,18 @@ from collections.abc import Callable, Mapping
 from edge.app.lanes import Lanes
 from edge.board import Board
 from edge.clock import Clock
-from edge.config import Config, DimseDestination
+from edge.config import Config, DicomwebDestination, DimseDestination, FolderDestination
 from edge.dicom.acceptor import Service
 from edge.dicom.command import CommandField
 from edge.findings import Journal
 from edge.forward.answers import Answers
 from edge.forward.commitment import Commitment
-from edge.forward.query import Query
+from edge.forward.query import Looking, Query
 from edge.forward.reach import Caller
 from edge.forward.reports import Reports
 from edge.forward.verifier import Verifier
+from edge.forward.web import Web
+from edge.forward.webquery import WebQuery
 from edge.intake.promises import PromiseService
 from edge.store import Store
 from edge.supervise import Supervisor
@@ -61,7 +63,7 @@ class Proving:
         tasks = [
             supervisor.service(f"proof {d.name}", self._verifier(d).run)
             for d in config.destination
-            if isinstance(d, DimseDestination) and d.verify != "none" and self._lanes.has(d.name)
+            if not isinstance(d, FolderDestination) and d.verify != "none" and self._lanes.has(d.name)
         ]
         answers = Answers(
             config.modality,
@@ -75,15 +77,23 @@ class Proving:
         )
         return [*tasks, supervisor.service("answers", answers.run)]
 
-    def _verifier(self, destination: DimseDestination) -> Verifier:
+    def _verifier(self, destination: DimseDestination | DicomwebDestination) -> Verifier:
         name, verify = destination.name, destination.verify
-        caller = Caller(destination, self._credentials.get(f"destination.{name}.tls"), self._clock.trusted)
+        credentials = self._credentials.get(f"destination.{name}.tls")
+        commitment: Commitment | None = None
+        query: Looking | None
+        if isinstance(destination, DimseDestination):
+            caller = Caller(destination, credentials, self._clock.trusted)
+            commitment = Commitment(caller, self._reports) if "commitment" in verify else None
+            query = Query(caller) if "query" in verify else None
+        else:
+            query = WebQuery(Web(destination, credentials, self._clock))
         return Verifier(
             name,
             self._store,
             self._lanes.gate(name),
-            commitment=Commitment(caller, self._reports) if "commitment" in verify else None,
-            query=Query(caller) if "query" in verify else None,
+            commitment=commitment,
+            query=query,
             new_uid=transaction_uid,
             gauge=self._board.destination(name),
             journal=self._journal,

@@ -1,4 +1,4 @@
-"""`edge retry`, `hold`, `release`, `cancel`, `pause`, `resume`: what a person decides, done by the appliance."""
+"""`edge retry`, `stat`, `hold`, `release`, `cancel`, `pause`, `resume`: what people decide, done by the appliance."""
 
 import sys
 from collections.abc import Callable
@@ -21,7 +21,13 @@ from edge.cli.main import (
 from edge.local import NotRunningError, Request, ask
 from edge.store import Choice, StoreError
 
-_DONE = {"retry": "to be sent now", "hold": "held", "release": "released", "cancel": "cancelled"}
+_DONE = {
+    "retry": "to be sent now",
+    "stat": "to be sent before all others",
+    "hold": "held",
+    "release": "released",
+    "cancel": "cancelled",
+}
 
 
 def _choosing(command: Callable[..., None]) -> Callable[..., None]:
@@ -83,6 +89,14 @@ def _asked(storage: Path, request: Request) -> Any:
 def retry(config_path: Path | None, *, force: bool, **options: Any) -> None:
     """Skip every wait: send now, and try again what is held."""
     _act("retry", config_path, options, force=force)
+
+
+@click.command()
+@_choosing
+@click.option("--reason", default="", help="For the trail.")
+def stat(config_path: Path | None, *, reason: str, **options: Any) -> None:
+    """Send what is queued before everything else, and without waiting."""
+    _act("stat", config_path, options, reason=reason)
 
 
 @click.command()

@@ -6,7 +6,6 @@ import click
 
 from edge.cli.main import config_option, destination_named, fail, json_option, print_json, read_config, run_async
 from edge.clock import SystemClock
-from edge.config import DicomwebDestination
 from edge.forward.probe import probe
 
 
@@ -15,10 +14,8 @@ from edge.forward.probe import probe
 @config_option
 @json_option
 def echo(destination: str, config_path: Path | None, *, as_json: bool) -> None:
-    """Verify a destination: TCP, TLS where configured, association, C-ECHO."""
+    """Verify a destination: TCP, TLS where configured, association and C-ECHO, or a query by DICOMweb."""
     found = destination_named(read_config(config_path).config, destination)
-    if isinstance(found, DicomwebDestination):
-        fail("This type of destination is not in this version yet.")
     said = run_async(lambda: probe(found, trusted=SystemClock().trusted()))
     problem = said.problem
     if as_json:

@@ -43,6 +43,7 @@ class LazyGroup(click.Group):
         "trace": "reads",
         "studies": "studies",
         "retry": "acts",
+        "stat": "acts",
         "hold": "acts",
         "release": "acts",
         "cancel": "acts",
@@ -50,6 +51,7 @@ class LazyGroup(click.Group):
         "resume": "acts",
         "import": "importing",
         "echo": "echo",
+        "route": "route",
         "demo": "demo",
     }
 

@@ -17,7 +17,7 @@ from edge.cli.main import config_option, fail, json_option, print_json, read_con
 from edge.clock import SystemClock
 from edge.config import Config
 from edge.local import NotRunningError, Request, ask
-from edge.snapshot import Snapshot
+from edge.snapshot import Destination, Snapshot
 from edge.states import DeliveryState
 from edge.status.collect import stopped
 from edge.store import Reading, StoreError
@@ -93,6 +93,9 @@ def show(snapshot: Snapshot, console: Console) -> None:
             numbers = (d.queued, d.sending, d.accepted, d.verified, d.held)
             table.add_row(escape(d.name), d.state, *map(str, numbers))
         console.print(table)
+    for d in snapshot.destinations:
+        if told := pace(d):
+            console.print(f"{escape(d.name)}: {', '.join(told)}")
     for watch in snapshot.watches:
         left = f", {watch.left} left alone" if watch.left else ""
         console.print(f"watch {escape(watch.name)}: {watch.taken} taken since start, {watch.waiting} waiting{left}")
@@ -106,6 +109,18 @@ def show(snapshot: Snapshot, console: Console) -> None:
         times = f" ({finding.count} times)" if finding.count > 1 else ""
         console.print(f"{finding.severity}: {escape(finding.text)}{times}")
         console.print(f"  {escape(finding.advice)}", style="dim")
+
+
+def pace(destination: Destination) -> list[str]:
+    """Say how fast and when a destination is sent to, as far as there is anything to say."""
+    told = []
+    if destination.rate_limit_bytes_per_second is not None:
+        told.append(f"at most {size(destination.rate_limit_bytes_per_second)}/s")
+    if destination.hours is not None:
+        told.append(f"background {destination.hours}" + ("" if destination.hours_open else ", not now"))
+    if told and destination.drain_seconds is not None:
+        told.append(f"empty in about {age(destination.drain_seconds)}")
+    return told
 
 
 @click.command()
@@ -128,7 +143,16 @@ def queue(config_path: Path | None, destination: str, state: str | None, *, as_j
         click.echo("nothing")
         return
     table = Table(
-        "id", "destination", "state", "modality", "size", "tries", "SOP Instance UID", "last answer", box=None
+        "id",
+        "destination",
+        "state",
+        "priority",
+        "modality",
+        "size",
+        "tries",
+        "SOP Instance UID",
+        "last answer",
+        box=None,
     )
     for column in table.columns[:-1]:
         column.no_wrap = True
@@ -138,6 +162,7 @@ def queue(config_path: Path | None, destination: str, state: str | None, *, as_j
             str(row.id),
             row.destination,
             row.state,
+            row.priority,
             row.modality,
             size(row.bytes),
             str(row.attempts),

@@ -48,7 +48,6 @@ LOCAL_LIMIT: Final = AssociateReject(2, 3, 2)
 """Rejected transient, presentation provider, local limit exceeded (PS3.8 Table 9-21)."""
 CALLED_UNKNOWN: Final = AssociateReject(1, 1, 7)
 CALLING_UNKNOWN: Final = AssociateReject(1, 1, 3)
-TEMPORARY_CONGESTION: Final = AssociateReject(2, 3, 1)
 CONTEXT_UNKNOWN: Final = AssociateReject(1, 1, 2)
 """Rejected permanent, service user, application context name not supported."""
 VERSION_UNKNOWN: Final = AssociateReject(1, 2, 2)

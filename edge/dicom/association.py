@@ -156,6 +156,8 @@ class Association:
         self.limits = limits
         self.contexts: dict[int, Context] = {}
         self.peer_max_pdu = 0
+        self.most_piece = _CHUNK
+        """Bytes of a dataset that are sent at once, at the most; even."""
         self._idle_since: float | None = None
         self._progress_at = 0.0
         self._pdu_left = 0
@@ -418,12 +420,13 @@ class Association:
     def _room(self) -> int:
         """Bytes of one fragment: the peer's maximum less the item's header, even; 0 and absurd ones are ours."""
         most = self.peer_max_pdu - PDV_HEADER_LENGTH
-        return max(2, most & ~1) if 0 < self.peer_max_pdu < _CHUNK else 256 * 1024
+        room = max(2, most & ~1) if 0 < self.peer_max_pdu < _CHUNK else 256 * 1024
+        return min(room, self.most_piece)
 
     def _piece(self) -> int:
-        """Bytes read at once: whole fragments, about `_CHUNK`."""
+        """Bytes read at once: whole fragments, about `most_piece`."""
         room = self._room()
-        return max(room, _CHUNK // room * room)
+        return self.most_piece // room * room
 
     def _fragments(self, context_id: int, data: memoryview, kind: int, *, last: bool) -> list[bytes | memoryview]:
         room, size = self._room(), len(data)

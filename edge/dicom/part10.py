@@ -70,11 +70,10 @@ def _titles(source: str, sending: str, receiving: str) -> bytes:
     return _ae(0x0016, source) + _ae(0x0017, sending) + _ae(0x0018, receiving)
 
 
-def begin(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, private_room: int) -> Head:
-    """Lay out preamble and File Meta, with ``private_room`` bytes (even) kept for the private information."""
+def _front(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
     version = IMPLEMENTATION_VERSION.encode()
     version += b" " * (len(version) & 1)
-    front = (
+    return (
         _LONG.pack(2, 0x0001, b"OB", 2)
         + b"\0\1"
         + _ui(0x0002, sop_class_uid)
@@ -84,10 +83,24 @@ def begin(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, p
         + _SHORT.pack(2, 0x0013, b"SH", len(version))
         + version
     )
+
+
+def _headed(front: bytes, length: int) -> bytes:
+    return PREAMBLE + _SHORT.pack(2, 0, b"UL", 4) + length.to_bytes(4, "little") + front
+
+
+def plain(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Lay out preamble and File Meta of a file for others: it says nothing of who sent it, nor where it goes."""
+    front = _front(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+    return _headed(front, len(front))
+
+
+def begin(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, private_room: int) -> Head:
+    """Lay out preamble and File Meta, with ``private_room`` bytes (even) kept for the private information."""
+    front = _front(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
     titles = _titles("", "", "")
     private = _ui(0x0100, PRIVATE_CREATOR) + _LONG.pack(2, 0x0102, b"OB", private_room)
-    length = len(front) + len(titles) + len(private) + private_room
-    head = PREAMBLE + _SHORT.pack(2, 0, b"UL", 4) + length.to_bytes(4, "little") + front
+    head = _headed(front, len(front) + len(titles) + len(private) + private_room)
     return Head(
         head + titles + private + bytes(private_room),
         len(head),

@@ -257,6 +257,10 @@ class Requestor:
         except LimitError as e:
             raise InvalidPDU(str(e)) from e
 
+    def slice(self, most: int) -> None:
+        """Send no more than ``most`` bytes of a dataset, an even number, before more is read."""
+        self._association.most_piece = most
+
     async def release(self) -> None:
         """Release in order; never raises for the peer's faults."""
         await self._association.release()

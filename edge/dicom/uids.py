@@ -121,6 +121,12 @@ def accepts_as_storage(uid: str, *, private: bool) -> bool:
     return uid in KNOWN_STORAGE or (private and uid not in STANDARD_OTHER and valid_uid(uid))
 
 
+def class_names(uid: str) -> tuple[str, ...]:
+    """Return what the standard calls ``uid``: its name and its keyword (PS3.6 annex A); nothing where it has none."""
+    name, *_, keyword = _DICTIONARY.get(uid, ("", ""))
+    return tuple(filter(None, (name, keyword)))
+
+
 def is_image(sop_class_uid: str) -> bool:
     """Whether the SOP class is one of images, all of which have pixel data (PS3.4 B.5)."""
     return "Image Storage" in _DICTIONARY.get(sop_class_uid, ("",))[0]

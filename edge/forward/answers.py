@@ -8,6 +8,7 @@ for. A report that it refuses as such is over: the trail says so.
 import asyncio
 import ipaddress
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Literal
 
 import msgspec
@@ -19,11 +20,11 @@ from edge.dicom import status
 from edge.dicom.commitment import INSTANCE, Report, encode_report
 from edge.dicom.dataset import SYNTAXES
 from edge.dicom.pdu import Role
-from edge.dicom.requestor import Address, NoContextError, connect
+from edge.dicom.requestor import Address, NoContextError, Requestor, connect
 from edge.dicom.uids import STORAGE_COMMITMENT
 from edge.findings import Journal
 from edge.forward.backoff import backoff
-from edge.forward.reach import FAILURES
+from edge.forward.reach import FAILURES, over
 from edge.store import Answer, Store, StoreError
 
 log = structlog.get_logger()
@@ -135,31 +136,25 @@ class Answers:
             requestor = await connect(
                 where, [(STORAGE_COMMITMENT, SYNTAXES)], (Role(STORAGE_COMMITMENT, scu=False, scp=True),)
             )
+            code = await over(requestor, partial(_report, answer))
         except UnicodeError:
             return f"{where.host} is no name of a host"
-        except FAILURES as e:
-            return f"{where.host} port {where.port}: {e}"
-        try:
-            report = Report(answer.transaction_uid, answer.committed, answer.failed)
-            dataset = await asyncio.to_thread(encode_report, report, requestor.syntax_of(STORAGE_COMMITMENT))
-            said = await requestor.report(STORAGE_COMMITMENT, INSTANCE, report.event_type, dataset)
         except NoContextError:
-            await requestor.release()
             return f"{where.host} port {where.port} takes no reports of storage commitment"
         except FAILURES as e:
-            await requestor.abort()
             return f"{where.host} port {where.port}: {e}"
-        except BaseException:
-            await requestor.abort()
-            raise
-        await requestor.release()
-        if said.status == status.SUCCESS:
+        if code == status.SUCCESS:
             return Taken()
-        if said.status in _REFUSED:
-            return Taken(f"it answered {said.status:04X} and takes no such reports")
-        return f"{where.host} port {where.port} answered " + (
-            "nothing" if said.status is None else f"{said.status:04X}"
-        )
+        if code in _REFUSED:
+            return Taken(f"it answered {code:04X} and takes no such reports")
+        return f"{where.host} port {where.port} answered {'nothing' if code is None else f'{code:04X}'}"
+
+
+async def _report(answer: Answer, requestor: Requestor) -> int | None:
+    """Report over an association; the status that it is answered with, None where there is none."""
+    report = Report(answer.transaction_uid, answer.committed, answer.failed)
+    dataset = await asyncio.to_thread(encode_report, report, requestor.syntax_of(STORAGE_COMMITMENT))
+    return (await requestor.report(STORAGE_COMMITMENT, INSTANCE, report.event_type, dataset)).status
 
 
 def address_of(modalities: Sequence[Modality], answer: Answer) -> Address | None:

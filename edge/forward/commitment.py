@@ -17,7 +17,7 @@ from edge.dicom.requestor import Requestor
 from edge.dicom.uids import STORAGE_COMMITMENT
 from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.reach import FAILURES, Caller
-from edge.forward.reports import Event, Reports
+from edge.forward.reports import Reports
 
 _LINGER: Final = 10.0
 """Seconds for which the association is kept for a report that comes on it at once."""
@@ -90,4 +90,4 @@ class Commitment:
         self._linger = _LINGER if heard or came.is_set() else max(_SHORT, self._linger / 2)
 
     async def _take(self, message: Message, dataset: bytes) -> int:
-        return await self._reports.take(Event(message, dataset), self._caller.destination.name)
+        return await self._reports.take(message, dataset, self._caller.destination.name)

@@ -10,6 +10,7 @@ from typing import Final
 from edge.config import DimseDestination
 from edge.dicom.requestor import MOST_CONTEXTS, NoContextError, Requestor
 from edge.dicom.uids import IMPLICIT_LITTLE, UNCOMPRESSED
+from edge.forward.limit import Limiter
 from edge.forward.outcome import Outcome, Refused, Unreachable, from_status
 from edge.forward.reach import FAILURES, ORIGINAL, Caller
 from edge.model import Kind, Need
@@ -29,10 +30,15 @@ class DimseTransport:
         syncer: Syncer,
         credentials: Credentials | None = None,
         trusted: Callable[[], bool] = lambda: True,
+        limiter: Limiter | None = None,
     ) -> None:
-        """``credentials`` are those of ``destination.tls``; ``trusted`` tells whether our clock is right."""
+        """``credentials`` are those of ``destination.tls``; ``trusted`` tells whether our clock is right.
+
+        ``limiter`` is asked before each piece of each dataset; None: there is no limit.
+        """
         self._caller = Caller(destination, credentials, trusted)
         self._syncer = syncer
+        self._limiter = limiter
         self._seen: dict[Kind, None] = {}
 
     async def open(self, needs: Sequence[Need]) -> "DimseSession | Unreachable":
@@ -45,7 +51,9 @@ class DimseTransport:
         requestor = await self._caller.call(proposals, original or "")
         if isinstance(requestor, Unreachable):
             return requestor
-        return DimseSession(requestor, self._caller, self._syncer, proposed, original)
+        if self._limiter is not None:
+            requestor.slice(self._limiter.piece)
+        return DimseSession(requestor, self._caller, self._syncer, proposed, original, self._limiter)
 
 
 class DimseSession:
@@ -58,12 +66,14 @@ class DimseSession:
         syncer: Syncer,
         proposed: Collection[Kind],
         original: str | None,
+        limiter: Limiter | None = None,
     ) -> None:
         self._requestor = requestor
         self._caller = caller
         self._syncer = syncer
         self._proposed = proposed
         self._original = original
+        self._limiter = limiter
         self._outgrown = False
 
     @property
@@ -92,7 +102,8 @@ class DimseSession:
         try:
             reader = Reader(parcel.path, parcel.offset, parcel.length, parcel.digest, self._syncer)
             with reader:
-                answer = await requestor.store(parcel.kind, parcel.sop_instance_uid, parcel.length, reader.read)
+                read = reader.read if self._limiter is None else self._limiter.paying(reader.read)
+                answer = await requestor.store(parcel.kind, parcel.sop_instance_uid, parcel.length, read)
         except NoContextError as e:
             return Refused("CONTEXT_REJECTED", str(e), unsupported=True)
         except EOFError as e:

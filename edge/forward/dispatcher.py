@@ -1,28 +1,31 @@
 """A lane: claim, send, settle, for one destination, until told to stop. It never gives up.
 
 Each of its workers keeps one session while there is work. The first opens as soon as something is queued; others join
-one by one while the backlog lasts, up to what the destination allows. While a batch is on the wire the next one
-is claimed and the last one settled, and no more is claimed ahead than goes out in a moment, so what is urgent is
-never far behind.
+and leave as `Width` says. While a batch is on the wire the next one is claimed and the last one settled, and no more is
+claimed ahead than goes out in a moment. What is more urgent than the rest of a batch overtakes it, and what was claimed
+ahead; a pause, an end and the end of the hours stop a batch too, between two objects. Whatever fails here, each claim
+goes back to the queue.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import structlog
 
 from edge.board import DestinationGauge
 from edge.clock import Clock
-from edge.evidence import Evidence
 from edge.findings import Journal
-from edge.forward.backoff import backoff
+from edge.forward.batch import Batch
+from edge.forward.claims import Ahead, Claims
 from edge.forward.gate import Gate
-from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable
+from edge.forward.judge import Judge
+from edge.forward.outcome import Unreachable
 from edge.forward.transport import Session, Transport
-from edge.states import DeliveryState
-from edge.store import NotOursError, Parcel, Settlement, Store, StoreError
+from edge.forward.width import Width
+from edge.model import BACKGROUND, Need
+from edge.store import Parcel, Settlement, Store, StoreError
 
 log = structlog.get_logger()
 
@@ -30,17 +33,7 @@ _POLL: Final = 2.0
 """Seconds after which the store is asked even without a hint."""
 _IDLE: Final = 10.0
 """Seconds for which a session without work is kept."""
-_WIDEN: Final = 0.5
-"""Seconds of unbroken work after which one more session is opened."""
-_AHEAD_SECONDS: Final = 0.05
-_AHEAD_MOST: Final = 16
-"""Of work claimed ahead, in time and in instances."""
-_STRIKES: Final = 3
-"""Failures in the middle of one instance after which it waits alone."""
-_LATER_IN_A_ROW: Final = 3
-"""Instances put off in a row after which the destination as a whole is given a rest."""
-_HOURLY: Final = 24
-_DAY: Final = 86400.0
+
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 
@@ -62,26 +55,27 @@ class Lane:
         clock: Clock,
         random: Callable[[], float],
         spawn: Spawn,
+        ahead: Ahead = Ahead(),  # noqa: B008 - frozen
+        lowest: Callable[[], int] = lambda: BACKGROUND,
     ) -> None:
+        """``associations`` is how many sessions there may be; ``lowest`` the least urgent priority that may go now."""
         self.name = name
         self.gate = gate
         self._transport = transport
         self._store = store
-        self._associations = associations
-        self._skip = skip_unsupported
+        self._width = Width(associations, clock)
+        self._judge = Judge(name, gate, self._width, gauge, clock, random, skip_unsupported=skip_unsupported)
+        self._lowest = lowest
         self._gauge = gauge
         self._journal = journal
         self._clock = clock
-        self._random = random
         self._spawn = spawn
+        self._claims = Claims(name, store, self._judge, gauge, lowest, ahead)
         self._hint = store.hint(name)
         self._stopping = asyncio.Event()
         self._resumed = asyncio.Event()
         self._joined: set[asyncio.Task[None]] = set()
-        self._wide_at = 0.0
-        self._later = 0
-        self._unsettled: list[Settlement] = []
-        self._pace = 0.0
+        self._ran = False
 
     def stop(self) -> None:
         """Let what is on the wire be answered and settled, then let `run` return."""
@@ -102,6 +96,9 @@ class Lane:
 
     async def run(self) -> None:
         """Serve until `stop`."""
+        if self._ran:  # it failed, and what it had claimed is nobody's
+            await self._claims.rescue()
+        self._ran = True
         while not self._stopping.is_set():
             try:
                 await self._round()
@@ -112,27 +109,31 @@ class Lane:
         if self._joined:
             await asyncio.wait(self._joined)
         with contextlib.suppress(StoreError):  # then they are sent again after the start
-            await self._settle_late()
+            await self._claims.settle_late()
 
     async def _round(self) -> None:
         """Wait for work and for the gate, then serve one session."""
-        await self._settle_late()
+        await self._claims.settle_late()
         if self._gauge.paused:
             await self._wait(self._resumed, _POLL)
             return
         self._hint.clear()
-        needs = await self._store.upcoming(self.name)
-        if not needs:
+        if not await self._needs():
             await self._wait(self._hint, _POLL)
             return
         await self._until_stopped(self.gate.wait())
-        if self._stopping.is_set():
+        # minutes may have passed
+        if self._ends(joined=False) or not (needs := await self._needs()):
             return
         session = await self._transport.open(needs)
         if isinstance(session, Unreachable):
             self.gate.fail(session)
             return
         await self._serve(session)
+
+    async def _needs(self) -> list[Need]:
+        """What a session must be opened for."""
+        return await self._store.upcoming(self.name, lowest=self._lowest())
 
     async def _join(self) -> None:
         """One more worker, as long as it finds work; a failure to open is no news of the destination."""
@@ -142,180 +143,93 @@ class Lane:
             log.warning("the store does not serve this worker", destination=self.name, error=str(e))
 
     async def _join_in(self) -> None:
-        needs = await self._store.upcoming(self.name)
-        session = await self._transport.open(needs) if needs else None
-        if session is None or isinstance(session, Unreachable):
-            self._wide_at = self._clock.monotonic() + 60.0
+        if not (needs := await self._needs()):
             return
-        await self._serve(session)
+        session = await self._transport.open(needs)
+        if isinstance(session, Unreachable):
+            self._width.refused(self._gauge.associations)
+            return
+        await self._serve(session, joined=True)
 
-    async def _serve(self, session: Session) -> None:
-        """Claim, send, settle, while the session holds and there is work."""
+    async def _serve(self, session: Session, *, joined: bool = False) -> None:
+        """Claim, send, settle, while the session holds and there is work; ``joined``: and while it is of use."""
         self._gauge.associations += 1
         ahead: asyncio.Task[list[Parcel]] | None = None
         settling: asyncio.Task[None] | None = None
-        busy_since = worked_at = self._clock.monotonic()
+        worked_at = self._clock.monotonic()
         try:
-            while session.usable and not self._stopping.is_set() and not self._gauge.paused:
-                if self._unsettled:
-                    await self._settle_late()
-                parcels = await (ahead or self._claim())
+            while session.usable and not self._ends(joined=joined):
+                if self._claims.unsettled:
+                    await self._claims.settle_late()
+                parcels = await ahead if ahead is not None else []
                 ahead = None
+                parcels = parcels or await self._claims.claim()
                 if not parcels:
-                    busy_since = self._clock.monotonic()
-                    if busy_since - worked_at > _IDLE:
+                    self._width.rest()
+                    if self._clock.monotonic() - worked_at > _IDLE:
                         break
                     await self._wait(self._hint, _POLL)
                     self._hint.clear()
                     continue
-                ahead = asyncio.ensure_future(self._claim())
-                settlements = await self._send(session, parcels)
+                ahead = asyncio.ensure_future(self._claims.claim_ahead(parcels[-1].priority))
+                batch = Batch(parcels, self._holds_back)
+                settlements = await self._send(session, batch)
                 if settling is not None:
                     await settling
-                settling = asyncio.ensure_future(self._settle(settlements))
+                settling = asyncio.ensure_future(self._claims.settle(settlements))
+                if batch.stopped:  # all goes back first, and is claimed again in its order
+                    await settling
+                    await self._claims.drop(ahead)
+                    ahead = None
                 worked_at = self._clock.monotonic()
-                self._widen(busy_since)
+                self._width.turn(self._gauge.associations)
+                self._widen()
         finally:
             self._gauge.associations -= 1
-            if settling is not None:
-                await settling
-            if ahead is not None:
-                with contextlib.suppress(StoreError):
-                    await self._settle([self._untouched(p) for p in await ahead])
-            await session.close()
+            try:
+                if settling is not None:
+                    await settling
+            finally:
+                if ahead is not None:
+                    await self._claims.drop(ahead)
+                await session.close()
 
-    async def _settle(self, settlements: list[Settlement]) -> None:
-        """Record outcomes; what the store cannot take now is kept for `_settle_late`."""
-        if not settlements:
-            return
-        try:
-            await self._store.settle(settlements)
-        except NotOursError:
-            # the store was opened anew meanwhile and gave some back
-            await self._settle_again(settlements)
-        except StoreError as e:
-            log.warning("outcomes wait for the store", destination=self.name, error=str(e))
-            self._unsettled += settlements
+    def _ends(self, *, joined: bool) -> bool:
+        """Whether a worker sends nothing more; one that ``joined`` also where there are more than help."""
+        if self._stopping.is_set() or self._gauge.paused:
+            return True
+        return joined and self._gauge.associations > self._width.target
 
-    async def _settle_again(self, settlements: list[Settlement]) -> None:
-        try:
-            await self._store.settle_late(settlements)
-        except StoreError as e:
-            log.warning("outcomes wait for the store", destination=self.name, error=str(e))
-            self._unsettled += settlements
+    def _holds_back(self, parcel: Parcel) -> bool:
+        """Whether ``parcel`` does not go now: something more urgent waits, its hours are over, or nothing may go."""
+        overtaken = self._store.pressing(self.name) < parcel.priority
+        return overtaken or parcel.priority > self._lowest() or self._ends(joined=False)
 
-    async def _settle_late(self) -> None:
-        """Record the outcomes that the store could not take. Raises `StoreError` while it still cannot."""
-        late, self._unsettled = self._unsettled, []
-        await self._settle(late)
-        if self._unsettled:
-            raise StoreError("Outcomes of what was sent cannot be recorded yet.")
-
-    async def _claim(self) -> list[Parcel]:
-        most = _AHEAD_MOST if self._pace <= 0 else int(_AHEAD_SECONDS / self._pace)
-        return await self._store.claim(self.name, max(1, min(_AHEAD_MOST, most)))
-
-    async def _send(self, session: Session, parcels: Sequence[Parcel]) -> list[Settlement]:
+    async def _send(self, session: Session, parcels: Batch) -> list[Settlement]:
         """Send one batch and say what becomes of each parcel; those not tried go back untouched."""
         begun = self._clock.monotonic()
-        left = {parcel.delivery: parcel for parcel in parcels}
+        left = {parcel.delivery: parcel for parcel in parcels[:]}
         settlements = []
         try:
             async for parcel, outcome in session.send(parcels):
                 del left[parcel.delivery]
-                settlements.append(self._judge(parcel, outcome))
+                settlements.append(self._judge.settlement(parcel, outcome, self._clock.monotonic() - begun))
         except asyncio.CancelledError:
-            await self._settle(settlements + [self._untouched(p) for p in left.values()])
+            await self._claims.settle(settlements + [self._judge.untouched(p) for p in left.values()])
             raise
+        except Exception as e:
+            log.exception("a transport failed", destination=self.name)
+            self._journal.note("SERVICE_RESTARTED", f"service.lane {self.name}", f"{self.name}: {type(e).__name__}")
+            if first := next(iter(left.values()), None):  # it goes in order, so this is what it failed at
+                settlements.append(self._judge.failed(left.pop(first.delivery), e))
+            await session.close()
         if settlements:
-            self._pace = (self._clock.monotonic() - begun) / len(settlements)
-        return settlements + [self._untouched(p) for p in left.values()]
+            self._claims.pace = (self._clock.monotonic() - begun) / len(settlements)
+        return settlements + [self._judge.untouched(p) for p in left.values()]
 
-    def _judge(self, parcel: Parcel, outcome: Outcome) -> Settlement:
-        """Turn an outcome into a state, and tell gate and gauges."""
-        match outcome:
-            case Accepted():
-                self._later = 0
-                self.gate.succeed()
-                self._gauge.rate.add(parcel.length)
-                return self._settlement(
-                    parcel, DeliveryState.ACCEPTED, outcome.code, outcome.detail, evidence=outcome.evidence
-                )
-            case TryLater():
-                self._later += 1
-                if self._later >= _LATER_IN_A_ROW:
-                    self.gate.fail(Unreachable(outcome.code, outcome.detail))
-                return self._put_off(parcel, outcome.code, outcome.detail, outcome.after)
-            case Refused():
-                self._later = 0
-                self.gate.succeed()
-                if outcome.unsupported and self._skip:
-                    return self._settlement(parcel, DeliveryState.DECLINED, outcome.code, outcome.detail)
-                return self._settlement(parcel, DeliveryState.HELD, outcome.code, outcome.detail)
-            case Unreachable():
-                if parcel.strikes + 1 < _STRIKES or self.gate.failing:
-                    self.gate.fail(outcome)
-                if outcome.midway:
-                    return self._put_off(parcel, outcome.code, outcome.detail, None)
-                return self._untouched(parcel)
-
-    def _put_off(self, parcel: Parcel, code: str, detail: str, after: float | None) -> Settlement:
-        strikes = parcel.strikes + 1
-        wait = backoff(strikes, self._random) if after is None else after
-        if after is not None and strikes > _HOURLY:
-            wait = max(wait, _DAY)
-        return self._settlement(
-            parcel,
-            DeliveryState.QUEUED,
-            code,
-            detail,
-            strikes=strikes,
-            not_before=self._clock.monotonic() + wait,
-        )
-
-    def _settlement(
-        self,
-        parcel: Parcel,
-        state: DeliveryState,
-        code: str,
-        detail: str,
-        *,
-        strikes: int = 0,
-        not_before: float | None = None,
-        evidence: Evidence | None = None,
-    ) -> Settlement:
-        return Settlement(
-            delivery=parcel.delivery,
-            instance=parcel.instance,
-            destination=self.name,
-            state=state,
-            code=code,
-            detail=detail,
-            strikes=strikes,
-            not_before=not_before,
-            evidence=evidence,
-        )
-
-    def _untouched(self, parcel: Parcel) -> Settlement:
-        return Settlement(
-            delivery=parcel.delivery,
-            instance=parcel.instance,
-            destination=self.name,
-            state=DeliveryState.QUEUED,
-            strikes=parcel.strikes,
-            attempted=False,
-        )
-
-    def _widen(self, busy_since: float) -> None:
-        now = self._clock.monotonic()
-        if (
-            len(self._joined) + 1 < self._associations
-            and now - busy_since > _WIDEN
-            and now - self._wide_at > _WIDEN
-            and not self.gate.failing
-            and not self._stopping.is_set()
-        ):
-            self._wide_at = now
+    def _widen(self) -> None:
+        """Have another worker join, where one more is of use."""
+        if len(self._joined) + 1 < self._width.target and not (self.gate.failing or self._ends(joined=False)):
             task = self._spawn(self._join(), f"destination {self.name}")
             self._joined.add(task)
             task.add_done_callback(self._joined.discard)

@@ -37,7 +37,7 @@ class Gate:
     def fail(self, why: Unreachable) -> None:
         """Shut after a failure."""
         self._failures += 1
-        self._open_at = self._clock.monotonic() + backoff(self._failures, self._random)
+        self._open_at = self._clock.monotonic() + max(backoff(self._failures, self._random), why.after or 0.0)
         self._opened.clear()
         gauge = self._gauge
         if not gauge.problem_code:

@@ -47,6 +47,10 @@ class Unreachable(msgspec.Struct, frozen=True):
     detail: str
     midway: bool = False
     """Whether it happened while this instance was being sent."""
+    echo: bool = False
+    """Whether it is the failure that another instance of the same request was told of: no news of the destination."""
+    after: float | None = None
+    """Seconds for which the destination wants to be left alone, where it says so."""
 
 
 class Unsupported(msgspec.Struct, frozen=True):
@@ -91,6 +95,30 @@ def from_status(code: int | None, comment: str = "") -> Outcome:
         return TryLater(name, detail, after=_HOUR)
     return Refused(name, detail, unsupported=code == status.SOP_CLASS_NOT_SUPPORTED)
 
+
+def from_reason(code: int) -> Outcome:
+    """Turn the Failure Reason (0008,1197) of one instance of a STOW-RS request (PS3.18 Table I.2.2) into an outcome."""
+    name = f"{code:04X}"
+    if code == _NO_REASON:
+        return TryLater("NO_REASON", "it did not store it, and does not say why.")
+    if code == _BEING_STORED:
+        return TryLater(name, "it is being stored by another request.")
+    detail = status.meaning(code)
+    if code == status.NOT_AUTHORIZED:
+        return Unreachable("NOT_AUTHORIZED", detail, midway=True)
+    if code in _LATER or status.classify(code) is StatusClass.OUT_OF_RESOURCES:
+        return TryLater(name, detail)
+    if code == _SYNTAX_NOT_SUPPORTED:
+        return Refused(name, "it does not take its transfer syntax.", unsupported=True)
+    return Refused(name, detail, unsupported=code == status.SOP_CLASS_NOT_SUPPORTED)
+
+
+_NO_REASON: Final = 0
+_SYNTAX_NOT_SUPPORTED: Final = 0xC122
+_BEING_STORED: Final = 0xB00F
+"""Of no standard; Azure says it."""
+ALREADY: Final = frozenset({status.DUPLICATE_SOP_INSTANCE, 0xB00E})
+"""Reasons that say that an instance of this UID is stored already; the second is of no standard, and common."""
 
 _LATER: Final = frozenset({status.PROCESSING_FAILURE, status.RESOURCE_LIMITATION})
 _WARNINGS: Final = frozenset({status.WARNING, status.ATTRIBUTE_LIST_ERROR, status.ATTRIBUTE_VALUE_OUT_OF_RANGE})

@@ -1,16 +1,19 @@
-"""Does a destination answer? TCP, TLS where configured, association, C-ECHO; a folder: whether it is there."""
+"""Does a destination answer? DIMSE: TCP, TLS, association, C-ECHO; DICOMweb: a query; a folder: whether it is there."""
 
 import asyncio
 import time
 
 import msgspec
 
-from edge.config import Destination, DimseDestination, FolderDestination
+from edge.clock import SystemClock
+from edge.config import Destination, DicomwebDestination, DimseDestination, FolderDestination
 from edge.dicom import status
 from edge.dicom.requestor import NoContextError, connect
 from edge.dicom.uids import IMPLICIT_LITTLE, VERIFICATION
 from edge.forward.folder import is_there
 from edge.forward.reach import FAILURES, ORIGINAL, OWN_TITLE, address_of, diagnose
+from edge.forward.web import Web
+from edge.forward.webquery import ask
 from edge.tls import TlsError, client_context
 
 
@@ -33,8 +36,23 @@ async def probe(destination: Destination, *, trusted: bool) -> Probe:
             return Probe(0.0, "FOLDER_MISSING", f"{destination.path} is not there: is it mounted?")
         case DimseDestination():
             return await _echo(destination, trusted=trusted)
-        case _:
-            return Probe(0.0, "UNSUPPORTED", "this type of destination is not in this version yet.")
+        case DicomwebDestination():
+            begun = time.monotonic()
+            problem = await ask(Web(destination, None, _Now(believed=trusted)))
+            taken = time.monotonic() - begun
+            return Probe(taken) if problem is None else Probe(taken, problem.code, problem.detail)
+
+
+class _Now(SystemClock):
+    """The machine's clock, with what is already known of it."""
+
+    def __init__(self, *, believed: bool) -> None:
+        super().__init__()
+        self._believed = believed
+
+    def trusted(self) -> bool:
+        """As it was said."""
+        return self._believed
 
 
 async def _echo(destination: DimseDestination, *, trusted: bool) -> Probe:

@@ -21,6 +21,7 @@ ORIGINAL: Final = "original"
 
 FAILURES: Final = (
     OSError,
+    UnicodeError,  # of a host that is no name
     RejectedError,
     DeadlineError,
     ConnectionLostError,
@@ -78,22 +79,29 @@ class Caller:
         if isinstance(requestor, Unreachable):
             return requestor
         try:
-            answer = await talk(requestor)
+            return await over(requestor, talk)
         except NoContextError:
-            await requestor.release()
             return Unsupported(f"it takes no association for {service}")
         except FAILURES as e:
-            await requestor.abort()
             return self.diagnose(e, midway=True)
-        except BaseException:
-            await requestor.abort()
-            raise
-        await requestor.release()
-        return answer
 
     def diagnose(self, error: Exception, *, midway: bool = False) -> Unreachable:
         """Say what a failure means."""
         return diagnose(error, self.destination, midway=midway, trusted=self._trusted())
+
+
+async def over(requestor: Requestor, talk: Callable[[Requestor], Awaitable[T]]) -> T:
+    """Return what ``talk`` does over an association, which ends with it. Raises what it raises."""
+    try:
+        answer = await talk(requestor)
+    except NoContextError:
+        await requestor.release()
+        raise
+    except BaseException:
+        await requestor.abort()
+        raise
+    await requestor.release()
+    return answer
 
 
 def address_of(destination: DimseDestination, calling: str, context: ssl.SSLContext | None) -> Address:
@@ -130,8 +138,8 @@ def _rejection(reject: AssociateReject) -> str:
 _TLS_HINT: Final = " after the first words of TLS: does it speak TLS there, and know our certificate?"
 
 
-def _about_tls(why: Failure, where: str, *, trusted: bool, midway: bool) -> Unreachable:
-    """Say what went wrong with TLS."""
+def about_tls(why: Failure, where: str, key: str, *, trusted: bool, midway: bool) -> Unreachable:
+    """Say what went wrong with TLS; ``key`` of the configuration names the host."""
     match why.kind:
         case "dates" if not trusted:
             # nobody's fault but ours: whoever reads this need not look at the PACS
@@ -144,7 +152,7 @@ def _about_tls(why: Failure, where: str, *, trusted: bool, midway: bool) -> Unre
             text = f"the certificate of {where} is not valid now ({why.text}): it must be renewed there."
             return Unreachable("PEER_CERTIFICATE_EXPIRED", text, midway=midway)
         case "name":
-            text = f"the certificate of {where} is for another machine ({why.text}): write its name as host."
+            text = f"the certificate of {where} is for another machine ({why.text}): write its name as {key}."
             return Unreachable("PEER_CERTIFICATE_NAME", text, midway=midway)
         case "authority":
             text = f"nobody we know signed the certificate of {where} ({why.text}): name who did with tls.ca_file."
@@ -163,8 +171,8 @@ def diagnose(
     where = f"{destination.host} port {destination.port}"
     match error:
         case _ if (why := failure(error)) is not None:
-            return _about_tls(why, where, trusted=trusted, midway=midway)
-        case socket.gaierror():
+            return about_tls(why, where, "host", trusted=trusted, midway=midway)
+        case socket.gaierror() | UnicodeError():
             code, text = (
                 "NO_ADDRESS",
                 f"the name {destination.host} cannot be resolved: check DNS or the host",

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-import msgspec
 import structlog
 
 from edge.dicom import command as dimse
@@ -24,13 +23,6 @@ from edge.store import Store, StoreError
 log = structlog.get_logger()
 
 
-class Event(msgspec.Struct, frozen=True):
-    """An N-EVENT-REPORT with its dataset."""
-
-    message: Message
-    dataset: bytes
-
-
 class Reports:
     """Takes N-EVENT-REPORT of the Storage Commitment Push Model; a `Service` of the acceptor too."""
 
@@ -42,7 +34,7 @@ class Reports:
     async def __call__(self, association: Association, message: Message, peer: Peer, /) -> None:
         """Take one report on an association that a peer made. Raises what `Association` raises."""
         dataset = await association.receive_whole(message, MOST_BYTES)
-        code = await self.take(Event(message, dataset), describe(peer))
+        code = await self.take(message, dataset, describe(peer))
         association.send_command(message.context.id, dimse.response(message.command, code))
 
     @contextlib.contextmanager
@@ -54,16 +46,16 @@ class Reports:
         finally:
             del self._expected[transaction_uid]
 
-    async def take(self, event: Event, who: str) -> int:
-        """Record what ``event`` reports and return the status to answer it with."""
-        command, context = event.message.command, event.message.context
+    async def take(self, message: Message, dataset: bytes, who: str) -> int:
+        """Record what ``dataset`` of an N-EVENT-REPORT says and return the status to answer it with."""
+        command, context = message.command, message.context
         if context.abstract_syntax != STORAGE_COMMITMENT:
             return status.UNRECOGNIZED_OPERATION
         if command.event_type not in (ALL_COMMITTED, SOME_FAILED):
             return status.NO_SUCH_EVENT_TYPE
         try:
             # some thousand UIDs take a while
-            report = await asyncio.to_thread(decode_report, event.dataset, context.transfer_syntax)
+            report = await asyncio.to_thread(decode_report, dataset, context.transfer_syntax)
         except InvalidDatasetError as e:
             self._journal.note("REPORT_UNUSABLE", "commitment", f"{who} sent a commitment report that is none: {e}.")
             return status.INVALID_ARGUMENT_VALUE

@@ -20,7 +20,8 @@ class Session(Protocol):
         """Send a batch; yield each parcel with its outcome as soon as it is known, in any order.
 
         Never raises for the destination's faults. Parcels that it does not yield were not tried: after an
-        `Unreachable`, or where they need another session than this one, which is then no longer `usable`.
+        `Unreachable`, or where they need another session than this one, which is then no longer `usable`. One that
+        goes through ``parcels`` as it sends them lets what is more urgent overtake the rest; it may get none at all.
         Sending the same parcel again is allowed and makes no second object at a sane destination. When cancelled it
         leaves the session closed.
         """

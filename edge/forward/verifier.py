@@ -18,7 +18,7 @@ from edge.forward.backoff import backoff
 from edge.forward.commitment import Asked, Commitment
 from edge.forward.gate import Gate
 from edge.forward.outcome import Declined, Unreachable, Unsupported
-from edge.forward.query import Query, Seen
+from edge.forward.query import Looking, Seen
 from edge.model import Reference
 from edge.store import Batch, Provable, Store, StoreError
 
@@ -57,7 +57,7 @@ class Verifier:
         gate: Gate,
         *,
         commitment: Commitment | None,
-        query: Query | None,
+        query: Looking | None,
         new_uid: Callable[[], str],
         gauge: DestinationGauge,
         journal: Journal,
@@ -141,7 +141,7 @@ class Verifier:
             self._count_in_vain(answer)
             await self._failed(batch.items, answer, untaken=True)
 
-    async def _look(self, query: Query | None, items: Sequence[Provable]) -> None:
+    async def _look(self, query: Looking | None, items: Sequence[Provable]) -> None:
         if query is None:
             raise AssertionError("a verifier has one way or the other")
         answer = await query.look(items)

@@ -179,7 +179,7 @@ class Door:
             raise NoRoomError(TOO_LARGE)
         header = await self._header(incoming)
         self._check(incoming, header)
-        legs = self._routing.legs(header, source)
+        legs = self._routing.legs(seals.routable(header, kind.sop_class_uid), source)
         seal = seals.Seal(
             id=part.id,
             length=part.length,

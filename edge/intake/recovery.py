@@ -18,9 +18,9 @@ from edge.dicom import part10
 from edge.findings import Journal
 from edge.fsync import sync_path
 from edge.intake.index import Index
-from edge.intake.seal import BadSealError, UnknownSealError
-from edge.intake.soundness import DamagedError, examine
-from edge.model import Instance
+from edge.intake.seal import BadSealError, UnknownSealError, routable
+from edge.intake.soundness import DamagedError, describe, examine
+from edge.model import Header, Instance, Source
 from edge.routing import Leg, Routing
 from edge.spool import Spool, Syncer
 from edge.store import Store, StoreError, StoreFailedError
@@ -159,7 +159,8 @@ class Recovery:
 
     async def _take(self, instance: Instance, legs: tuple[Leg, ...]) -> None:
         """Index a recovered object; one that came while no destination was configured is routed now."""
-        self._index.take(instance, legs or self._routing.legs(instance.header, instance.source))
+        header = routable(instance.header, instance.kind.sop_class_uid)
+        self._index.take(instance, legs or self._routing.legs(header, instance.source))
         await self._index.caught_up()
 
     async def _quarantine(self, number: int, reason: str) -> None:
@@ -181,7 +182,20 @@ class Recovery:
         last = 0
         while batch := await self._store.unrouted(last, _BATCH):
             last = batch[-1][0]
-            await self._store.route([(i, self._routing.legs(header, source)) for i, header, source in batch])
+            seen = [(i, await self._seen(i, header, source)) for i, header, source in batch]
+            await self._store.route([(i, self._routing.legs(*what)) for i, what in seen if what is not None])
+
+    async def _seen(self, number: int, header: Header, source: Source) -> tuple[Header, Source] | None:
+        """Give what a route looks at: from the row where that is enough, else from the file; None if it is no help."""
+        if not self._routing.reads_files:
+            return header, source
+        try:
+            return await self._syncer.run(partial(describe, self._spool.path(number)))
+        except OSError as e:
+            self._journal.note("STORAGE_ERROR", "recovery", f"object {number}: {e.strerror or e}")
+        except (BadSealError, part10.NotPart10Error) as e:
+            log.warning("an object stays without a route", object=number, why=str(e))
+        return None
 
     def _without_file(self, ids: Iterable[int]) -> list[int]:
         # the part first: the index may be renaming it at this moment

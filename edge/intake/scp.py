@@ -9,9 +9,11 @@ from edge.dicom.acceptor import Peer
 from edge.dicom.association import Association, Discard, Message
 from edge.dicom.uids import accepts_as_storage, valid_uid
 from edge.intake.door import Door, MismatchError, NoRoomError, RefusedError
-from edge.model import DIMSE, Kind, Source
+from edge.model import BACKGROUND, DIMSE, STAT, Kind, Source
 
 _LONGEST_UID = 64
+_ASKED = {1: STAT, 2: BACKGROUND}
+"""Priority (0000,0700), PS3.7 9.3.1.1: high and low."""
 
 
 class StoreService:
@@ -36,7 +38,13 @@ class StoreService:
         if not (valid_uid(command.sop_class_uid) and _storable(command.sop_instance_uid)):
             await association.receive_dataset(message, Discard())
             return status.CANNOT_UNDERSTAND, "Affected SOP UIDs missing or malformed"
-        source = Source(door=DIMSE, calling=peer.calling, called=peer.called, address=peer.address)
+        source = Source(
+            door=DIMSE,
+            calling=peer.calling,
+            called=peer.called,
+            address=peer.address,
+            priority=_ASKED.get(command.priority),
+        )
         kind = Kind(command.sop_class_uid, message.context.transfer_syntax)
         try:
             incoming = self._door.begin(kind, command.sop_instance_uid, source)

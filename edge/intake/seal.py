@@ -71,6 +71,11 @@ def decode(value: bytes) -> Seal:
     return seal
 
 
+def routable(header: Header, sop_class_uid: str) -> Header:
+    """Complete what a route looks at: datasets that do not name their SOP class are stored too."""
+    return header if header.sop_class_uid else msgspec.structs.replace(header, sop_class_uid=sop_class_uid)
+
+
 def instance(seal: Seal, kind: Kind, sop_instance_uid: str, offset: int, header: Header) -> Instance:
     """Put together what the row needs from the seal and what stands beside it in the file."""
     return Instance(

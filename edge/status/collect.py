@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
+import msgspec
+
 from edge import __version__
 from edge.board import Board, DestinationGauge
 from edge.clock import Clock, iso
 from edge.config import Config
 from edge.findings import CODES, Finding, Journal
+from edge.hours import told, until_open, until_shut
 from edge.snapshot import (
     ClockStatus,
     Destination,
@@ -23,9 +26,11 @@ from edge.snapshot import (
 )
 from edge.states import WAITING, DeliveryState
 from edge.status.lights import Facts, light
+from edge.status.pace import Bounds, bounds_of, drain
 from edge.store import Reading, Tally
 
 _NONE: Final = Tally()
+_GOING: Final = (DeliveryState.QUEUED, DeliveryState.SENDING)
 _SHOWN_AFTER: Final = 120.0
 """Seconds that an import is shown after its end."""
 
@@ -61,7 +66,9 @@ class Collector:
         unindexed = Tally(board.unindexed, board.unindexed_bytes)
         tallies = await self._reading.tallies()
         destinations = [
-            destination_status(name, tallies, board.destinations.get(name), running=True)
+            destination_status(
+                name, tallies, board.destinations.get(name), bounds=await self._bounds(name), running=True
+            )
             for name in names(self._config, tallies)
         ]
         findings = [finding_status(f) for f in self._journal.open()]
@@ -101,6 +108,18 @@ class Collector:
             imports=imports,
             clock=ClockStatus(trusted=clock.trusted()),
             findings=findings,
+        )
+
+    async def _bounds(self, name: str) -> Bounds:
+        """What the configuration allows ``name``, and how long what waits for its hours has to wait."""
+        bounds = bounds_of(self._config, name)
+        if bounds.hours is None:
+            return bounds
+        return msgspec.structs.replace(
+            bounds,
+            shut=until_open(bounds.hours, self._clock),
+            left=until_shut(bounds.hours, self._clock),
+            waits=await self._reading.background_waits(name),
         )
 
     def _imports(self) -> list[ImportStatus]:
@@ -143,7 +162,9 @@ class Collector:
 async def stopped(config: Config, reading: Reading, clock: Clock, free: int, reserve: int) -> Snapshot:
     """Tell what the store of an appliance that does not run says."""
     tallies = await reading.tallies()
-    destinations = [destination_status(n, tallies, None, running=False) for n in names(config, tallies)]
+    destinations = [
+        destination_status(n, tallies, None, bounds=bounds_of(config, n), running=False) for n in names(config, tallies)
+    ]
     code = CODES["NOT_RUNNING"]
     finding = FindingStatus(
         code=code.name,
@@ -185,12 +206,17 @@ async def queue_status(reading: Reading, tallies: Mapping[tuple[str, str], Tally
 
 
 def destination_status(
-    name: str, tallies: Mapping[tuple[str, str], Tally], gauge: DestinationGauge | None, *, running: bool
+    name: str,
+    tallies: Mapping[tuple[str, str], Tally],
+    gauge: DestinationGauge | None,
+    *,
+    running: bool,
+    bounds: Bounds = Bounds(),  # noqa: B008 - frozen
 ) -> Destination:
     """One destination from its tallies and its gauge; one that nobody serves is paused, or down with the appliance."""
     counts = {str(s): tallies.get((name, s), _NONE).instances for s in DeliveryState}
     rate = gauge.rate.per_second() if gauge else 0.0
-    waiting = sum(tallies.get((name, s), _NONE).bytes for s in WAITING)
+    waiting = sum(tallies.get((name, s), _NONE).bytes for s in _GOING)
     problem = Problem(code=gauge.problem_code, text=gauge.problem_text) if gauge and gauge.problem_code else None
     state: Literal["up", "down", "paused"] = "up"
     if problem is not None or not running:
@@ -203,7 +229,10 @@ def destination_status(
         state=state,
         **counts,
         rate_bytes_per_second=int(rate),
-        drain_seconds=int(waiting / rate) if waiting and rate >= 1 else None,
+        drain_seconds=drain(waiting, rate, bounds, up=state == "up"),
+        rate_limit_bytes_per_second=bounds.rate,
+        hours=None if bounds.hours is None else told(bounds.hours),
+        hours_open=not bounds.shut,
         last_success_at=None if last is None else iso(last),
         problem=problem,
     )

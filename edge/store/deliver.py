@@ -10,10 +10,10 @@ from typing import Final
 import msgspec
 
 from edge.events import Event, refused
-from edge.evidence import WORDS, Evidence, proves
-from edge.model import Kind, Need
+from edge.evidence import BY_UID, WORDS, Evidence, proves
+from edge.model import BACKGROUND, ROUTINE, Kind, Need
 from edge.states import DeliveryState, may_move
-from edge.store import events, promises, proofs
+from edge.store import events, promises, proofs, verdicts
 from edge.store.connection import NotOursError, StoreError
 from edge.store.trail import Mark, write
 from edge.store.turns import Turns
@@ -31,6 +31,8 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     digest: bytes
     calling: str
     strikes: int
+    priority: int = ROUTINE
+    """Index into `model.PRIORITIES`."""
     path: Path
 
 
@@ -59,7 +61,7 @@ REFUSED: Final = frozenset({DeliveryState.HELD, DeliveryState.DECLINED})
 """States in which a destination's refusal for good leaves a delivery."""
 _CLAIM: Final = """UPDATE delivery SET state = 'sending', session = ?1, attempts = attempts + 1, changed_at = ?2
     WHERE id IN (SELECT id FROM delivery WHERE destination = ?3 AND state = 'queued'
-        AND not_before IS NULL AND behind IS NULL ORDER BY priority, id LIMIT ?4)
+        AND not_before IS NULL AND behind IS NULL AND priority <= ?5 ORDER BY priority, id LIMIT ?4)
     RETURNING id, instance, strikes, priority"""
 _PARCEL: Final = """SELECT sop_class_uid, transfer_syntax_uid, sop_instance_uid, length, offset, digest, calling
     FROM instance WHERE id = ?"""
@@ -67,20 +69,26 @@ _PARCEL: Final = """SELECT sop_class_uid, transfer_syntax_uid, sop_instance_uid,
 _SETTLE: Final = """UPDATE delivery SET state = ?1, session = NULL, code = ?2, detail = ?3, not_before = ?4,
     strikes = ?5, changed_at = ?6, attempts = attempts - ?7
     WHERE instance = ?8 AND destination = ?9 AND state = 'sending' AND session = ?10 RETURNING id"""
+_GIVE_BACK: Final = "UPDATE delivery SET state = 'queued', session = NULL, changed_at = ? WHERE state = 'sending'"
+_GIVEN: Final = "RETURNING instance, destination"
 _TAKE_BACK: Final = """UPDATE delivery SET state = 'sending', session = ?, changed_at = ?
     WHERE instance = ? AND destination = ? AND state = 'queued'"""
 
 
 def claim(
-    raw: sqlite3.Connection, destination: str, most: int, session: int, now: float
-) -> list[tuple[int, int, int, Kind, str, int, int, bytes, str]]:
-    """Claim the next ``most`` deliveries to ``destination``, in order of priority, then arrival."""
-    claimed = raw.execute(_CLAIM, (session, now, destination, most)).fetchall()
+    raw: sqlite3.Connection, destination: str, most: int, session: int, now: float, lowest: int = BACKGROUND
+) -> list[tuple[int, int, int, Kind, str, int, int, bytes, str, int]]:
+    """Claim the next ``most`` deliveries to ``destination``, in order of priority, then arrival.
+
+    Those of less priority than ``lowest`` stay.
+    """
+    claimed = raw.execute(_CLAIM, (session, now, destination, most, lowest)).fetchall()
     claimed.sort(key=lambda row: (row[3], row[0]))
     rows = []
-    for delivery, instance, strikes, _ in claimed:
+    for delivery, instance, strikes, priority in claimed:
         sop_class, syntax, uid, length, offset, digest, calling = raw.execute(_PARCEL, (instance,)).fetchone()
-        rows.append((delivery, instance, strikes, Kind(sop_class, syntax), uid, length, offset, digest, calling))
+        kind = Kind(sop_class, syntax)
+        rows.append((delivery, instance, strikes, kind, uid, length, offset, digest, calling, priority))
     return rows
 
 
@@ -92,6 +100,7 @@ def settle(
     What was refused for good is told as events. Raises `NotOursError` where one is not ours to settle; then none is;
     ValueError where the evidence for one does not prove its state, which no outcome of a transport can bring about.
     """
+    settlements = [_unambiguous(raw, s) for s in settlements]
     freed = _settle(raw, settlements, session, now, trusted=trusted)
     events.write(raw, _refusals(settlements), now, trusted=trusted)
     return freed
@@ -131,6 +140,15 @@ def _settle(
     return Turns(raw, now, trusted=trusted).leave(over)
 
 
+def _unambiguous(raw: sqlite3.Connection, s: Settlement) -> Settlement:
+    """``s``, or that it is held where its evidence is a UID which another content may have there."""
+    if s.evidence not in BY_UID or not verdicts.ambiguous(raw, s.instance, s.destination):
+        return s
+    return msgspec.structs.replace(
+        s, state=DeliveryState.HELD, code=verdicts.TWIN_UNPROVEN, detail=verdicts.OTHER_CONTENT, evidence=None
+    )
+
+
 def _told(s: Settlement) -> str:
     """What the trail says: of what was accepted also the evidence."""
     words = "" if s.evidence is None else WORDS.get(s.evidence, "")
@@ -148,7 +166,7 @@ def settle_late(
 ) -> None:
     """Record outcomes whose deliveries may have been given back meanwhile; those that went on stay as they are."""
     settled = []
-    for settlement in settlements:
+    for settlement in [_unambiguous(raw, s) for s in settlements]:
         raw.execute(_TAKE_BACK, (session, now, settlement.instance, settlement.destination))
         with contextlib.suppress(NotOursError):
             _settle(raw, [settlement], session, now, trusted=trusted)
@@ -156,13 +174,14 @@ def settle_late(
     events.write(raw, _refusals(settled), now, trusted=trusted)
 
 
-def ripen(raw: sqlite3.Connection, monotonic: float) -> list[str]:
-    """Let what has waited long enough be claimed; the destinations concerned."""
+def ripen(raw: sqlite3.Connection, monotonic: float) -> list[tuple[str, int]]:
+    """Let what has waited long enough be claimed; the destinations and priorities concerned."""
     rows = raw.execute(
-        """UPDATE delivery SET not_before = NULL WHERE state = 'queued' AND not_before <= ? RETURNING destination""",
+        """UPDATE delivery SET not_before = NULL WHERE state = 'queued' AND not_before <= ?
+            RETURNING destination, priority""",
         (monotonic,),
     ).fetchall()
-    return sorted({row[0] for row in rows})
+    return sorted(set(rows))
 
 
 def recover(raw: sqlite3.Connection, session: int | None, ripe_at: float, now: float, *, trusted: bool) -> int:
@@ -173,11 +192,22 @@ def recover(raw: sqlite3.Connection, session: int | None, ripe_at: float, now: f
     raw.execute("UPDATE delivery SET not_before = ? WHERE state = 'queued' AND not_before IS NOT NULL", (ripe_at,))
     proofs.recover(raw, ripe_at)
     promises.recover(raw, ripe_at)
-    rows = raw.execute(
-        """UPDATE delivery SET state = 'queued', session = NULL, changed_at = ?
-            WHERE state = 'sending' AND session IS NOT ? RETURNING instance, destination""",
-        (now, session),
-    ).fetchall()
+    rows = raw.execute(f"{_GIVE_BACK} AND session IS NOT ? {_GIVEN}", (now, session)).fetchall()
+    _mark_given_back(raw, rows, "the program ended while it was being sent", now, trusted=trusted)
+    return len(rows)
+
+
+def give_back(raw: sqlite3.Connection, destination: str, session: int, now: float, *, trusted: bool) -> int:
+    """Give back what ``session`` itself has claimed for ``destination`` and nobody sends any more; the number."""
+    asked = f"{_GIVE_BACK} AND session = ? AND destination = ? {_GIVEN}"
+    rows = raw.execute(asked, (now, session, destination)).fetchall()
+    _mark_given_back(raw, rows, "sending failed", now, trusted=trusted)
+    return len(rows)
+
+
+def _mark_given_back(
+    raw: sqlite3.Connection, rows: Sequence[tuple[int, str]], why: str, now: float, *, trusted: bool
+) -> None:
     write(
         raw,
         [
@@ -187,20 +217,20 @@ def recover(raw: sqlite3.Connection, session: int | None, ripe_at: float, now: f
                 at=now,
                 clock_trusted=trusted,
                 event="given-back",
-                detail="the program ended while it was being sent",
+                detail=why,
             )
             for instance, destination in rows
         ],
     )
-    return len(rows)
 
 
-def upcoming(raw: sqlite3.Connection, destination: str, most: int) -> list[Need]:
+def upcoming(raw: sqlite3.Connection, destination: str, most: int, lowest: int = BACKGROUND) -> list[Need]:
     """Return what the next ``most`` deliveries that can be claimed need, each once, the most urgent first."""
     rows = raw.execute(
         """SELECT i.sop_class_uid, i.transfer_syntax_uid, i.calling FROM
             (SELECT instance FROM delivery WHERE destination = ? AND state = 'queued' AND not_before IS NULL
-             AND behind IS NULL ORDER BY priority, id LIMIT ?) d JOIN instance i ON i.id = d.instance""",
-        (destination, most),
+             AND behind IS NULL AND priority <= ? ORDER BY priority, id LIMIT ?) d
+            JOIN instance i ON i.id = d.instance""",
+        (destination, lowest, most),
     )
     return list(dict.fromkeys(Need(Kind(sop_class, syntax), calling) for sop_class, syntax, calling in rows))

@@ -17,6 +17,7 @@ import structlog
 
 from edge.clock import Clock
 from edge.fsync import sync_path
+from edge.model import PRIORITIES, STAT
 from edge.store import deliver, events, repair, schema
 from edge.store.committer import Committer, Work
 from edge.store.connection import (
@@ -81,6 +82,9 @@ class Opened:
         self._outcomes: list[Settlement] = []
         """What came of deliveries meanwhile."""
         self._hints: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._pressing: dict[str, int] = {}
+        self._claiming: defaultdict[str, list[int]] = defaultdict(list)
+        """What pressed when claims were made that are not committed yet."""
 
     @classmethod
     async def open(
@@ -249,10 +253,22 @@ class Opened:
         """Return the event that is set when there may be work for ``destination``."""
         return self._hints[destination]
 
+    def pressing(self, destination: str) -> int:
+        """Return the most urgent priority that may wait for ``destination`` and was not claimed: a hint like others.
+
+        Above every priority where nothing is known to wait.
+        """
+        return min(self._pressing.get(destination, len(PRIORITIES)), *self._claiming[destination], len(PRIORITIES))
+
+    def press(self, destination: str, priority: int) -> None:
+        """Give the hint that there is work of ``priority`` for ``destination``."""
+        self._pressing[destination] = min(priority, self._pressing.get(destination, len(PRIORITIES)))
+        self._hints[destination].set()
+
     def _hint_all(self) -> None:
         self.events_arrived.set()
-        for event in self._hints.values():
-            event.set()
+        for name in tuple(self._hints):
+            self.press(name, STAT)
 
 
 async def _open(storage: Path, begin: Callable[[sqlite3.Connection], int]) -> tuple[Connection, int]:

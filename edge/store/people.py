@@ -1,4 +1,7 @@
-"""What people decide: hold, release, cancel, retry, pause, resume. Committed before anybody is told that it is done."""
+"""What people decide: hold, release, cancel, retry, stat, pause, resume.
+
+Committed before anybody is told that it is done.
+"""
 
 import sqlite3
 from typing import Final, Literal
@@ -6,6 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from edge.events import decided
+from edge.model import STAT
 from edge.states import DeliveryState, sources
 from edge.store import events
 from edge.store.connection import StoreError
@@ -22,9 +26,16 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     delivery: int | None = None
 
 
-INSTANCES: Final = """SELECT id FROM instance WHERE sop_instance_uid = ? OR series_uid = ? OR CAST(id AS TEXT) = ?
-    UNION SELECT i.id FROM instance i JOIN study s ON s.id = i.study WHERE s.uid = ? OR s.accession = ?"""
-"""Instances by any name a person may have for them: five times the same value."""
+INSTANCES: Final = """WITH named (id) AS MATERIALIZED (
+        SELECT id FROM instance WHERE sop_instance_uid = ?
+        UNION SELECT id FROM instance WHERE id = CAST(? AS INTEGER) AND CAST(id AS TEXT) = ?
+        UNION SELECT i.id FROM study s CROSS JOIN instance i ON i.study = s.id WHERE s.uid = ? OR s.accession = ?
+    ) SELECT id FROM named UNION ALL
+    SELECT i.id FROM (SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM named)) CROSS JOIN instance i WHERE i.series_uid = ?"""
+"""Instances by any name a person may have for them: the same value everywhere.
+
+Series have no index: every instance is looked at, but only where nothing else has that name.
+"""
 
 _VERBS: Final[dict[str, tuple[DeliveryState, tuple[DeliveryState, ...]]]] = {
     # verb: (state to reach, states it is reached from by this verb)
@@ -43,6 +54,7 @@ _EVENTS: Final = {
     "release": "released",
     "cancel": "cancelled",
     "resend": "resend",
+    "stat": "hurried",
     "pause": "paused",
     "resume": "resumed",
 }
@@ -135,6 +147,42 @@ def hasten(raw: sqlite3.Connection, choice: Choice) -> int:
         values,
     )
     return int(raw.execute(f"SELECT count(*) FROM delivery WHERE state = 'queued' AND {where}", values).fetchone()[0])
+
+
+def hurry(raw: sqlite3.Connection, choice: Choice, *, who: str, reason: str, now: float, trusted: bool) -> int:
+    """Make the deliveries chosen that are queued stat, and let them go now; their number.
+
+    What one of them waits for, because it came before with the same UID, is made so too.
+    """
+    where, values = condition(choice)
+    rows = raw.execute(
+        f"""WITH RECURSIVE chosen (id) AS (
+                SELECT id FROM delivery WHERE state = 'queued' AND {where}
+                UNION SELECT d.behind FROM delivery d JOIN chosen c ON d.id = c.id WHERE d.behind IS NOT NULL
+            ) UPDATE delivery SET priority = ?, changed_at = ?
+            WHERE id IN chosen AND state = 'queued' AND priority > ? RETURNING instance, destination""",
+        (*values, STAT, now, STAT),
+    ).fetchall()
+    write(
+        raw,
+        [
+            Mark(
+                instance=instance,
+                destination=destination,
+                at=now,
+                clock_trusted=trusted,
+                event=_EVENTS["stat"],
+                code=who,
+                detail=reason,
+            )
+            for instance, destination in rows
+        ],
+    )
+    if rows:
+        names = {destination for _, destination in rows}
+        told = decided("stat", names.pop() if len(names) == 1 else "", len(rows), who)
+        events.write(raw, [told], now, trusted=trusted)
+    return hasten(raw, choice)
 
 
 def condition(choice: Choice) -> tuple[str, tuple[object, ...]]:

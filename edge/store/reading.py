@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from edge.evidence import told
+from edge.model import BACKGROUND, PRIORITIES
 from edge.states import DeliveryState
 from edge.store.connection import FILE, Connection, StoreError, StoreFailedError, explain, open_reader
 from edge.store.people import INSTANCES, Choice, condition
@@ -35,6 +36,7 @@ class DeliveryRow(msgspec.Struct, frozen=True, kw_only=True):
     study_uid: str
     modality: str
     bytes: int
+    priority: str
     attempts: int
     code: str
     detail: str
@@ -89,7 +91,7 @@ class InstanceRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _DELIVERIES: Final = """SELECT d.id, d.instance, d.destination, d.state, i.sop_instance_uid, coalesce(s.uid, ''),
-    i.modality, d.bytes, d.attempts, d.code, d.detail, d.changed_at
+    i.modality, d.bytes, d.priority, d.attempts, d.code, d.detail, d.changed_at
     FROM delivery d JOIN instance i ON i.id = d.instance JOIN study s ON s.id = i.study"""
 _INSTANCES: Final = f"""SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
     coalesce(s.uid, ''), i.series_uid,
@@ -153,6 +155,12 @@ class Reading:
         """Return how many stored instances have no delivery at all."""
         asked = "SELECT count(*) FROM instance WHERE unrouted = 1 AND state = 'stored'"
         return await self.run(lambda raw: int(raw.execute(asked).fetchone()[0]))
+
+    async def background_waits(self, destination: str) -> bool:
+        """Whether anything of background priority waits for ``destination`` and nothing but its hours."""
+        asked = """SELECT EXISTS (SELECT 1 FROM delivery WHERE destination = ? AND state = 'queued'
+            AND not_before IS NULL AND behind IS NULL AND priority = ?)"""
+        return await self.run(lambda raw: bool(raw.execute(asked, (destination, BACKGROUND)).fetchone()[0]))
 
     async def lost_and_over(self) -> frozenset[int]:
         """Return the instances whose file is gone and which nobody lacks."""
@@ -262,4 +270,5 @@ def _proofs(deliveries: Iterable[DeliveryRow], trail: Iterable[TrailRow]) -> Ite
 def _delivery_rows(rows: sqlite3.Cursor) -> Iterator[DeliveryRow]:
     names = DeliveryRow.__struct_fields__
     for row in rows:
-        yield msgspec.convert(dict(zip(names, row, strict=True)), DeliveryRow)
+        values = dict(zip(names, row, strict=True))
+        yield msgspec.convert(values | {"priority": PRIORITIES[values["priority"]]}, DeliveryRow)

@@ -13,6 +13,7 @@ import msgspec
 
 from edge.model import Header, Instance, Source
 from edge.routing import Leg
+from edge.states import DeliveryState
 from edge.store import taken
 from edge.store.trail import Mark, write
 from edge.store.turns import Turns
@@ -52,6 +53,13 @@ _INSTANCE: Final = """INSERT INTO instance (id, study, sop_instance_uid, sop_cla
     length, offset, series_uid, modality, series_number, series_description, instance_number, door, calling, called,
     address, received_at, clock_trusted, owed, unrouted)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+CAME_FROM_IT: Final = "CAME_FROM_IT"
+"""The code of a delivery that does not go because its destination sent the object."""
+_NOT_BACK: Final = f"""UPDATE delivery SET state = ?, code = '{CAME_FROM_IT}', detail = ?, changed_at = ?
+    WHERE instance = ? AND destination = ? AND state = 'queued'"""
+_AFTER_ALL: Final = f"""UPDATE delivery SET state = 'queued', code = '', detail = '', priority = min(priority, ?),
+    changed_at = ? WHERE instance = ? AND destination = ? AND code = '{CAME_FROM_IT}'
+    AND state IN ('cancelled', 'held')"""
 _DELIVERY: Final = """INSERT INTO delivery (instance, destination, state, priority, needs_proof, bytes, changed_at)
     VALUES (?, ?, 'queued', ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
@@ -74,11 +82,15 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
             legs = ()
         taken.remember(raw, source.file, instance.id if same is None else same, key)
     if same is not None:
-        missing = [leg for leg in legs if _deliver(raw, same, [leg], instance.length, instance.received_at)]
+        # what came from a destination too goes there all the same where others have sent it
+        sent = [leg for leg in legs if not leg.back]
+        missing = [leg for leg in sent if _deliver(raw, same, [leg], instance.length, instance.received_at)]
         if missing:
             values = (len(missing), same)
             raw.execute("UPDATE instance SET owed = owed + ?, unrouted = 0 WHERE id = ?", values)
-            _take_turns(raw, same, instance, missing)
+        entering = missing + [leg for leg in sent if _send_after_all(raw, same, leg, instance.received_at)]
+        if entering:
+            _take_turns(raw, same, instance, entering)
         write(raw, [_mark(instance, same, "received-again", detail)])
         return Recorded(same, Fate.DUPLICATE)
     header = instance.header
@@ -112,6 +124,7 @@ def _record(raw: sqlite3.Connection, instance: Instance, legs: Sequence[Leg]) ->
     _deliver(raw, instance.id, legs, instance.length, instance.received_at)
     _keep_decisions(raw, instance.id)
     write(raw, [_mark(instance, instance.id, "received", detail)])
+    _spare(raw, instance.id, legs, instance.received_at, trusted=instance.clock_trusted)
     if found:
         _take_turns(raw, instance.id, instance, legs)
     twin = any(syntax and not bytes_ for _, bytes_, syntax, _ in found)
@@ -162,13 +175,16 @@ def unrouted(raw: sqlite3.Connection, last: int, most: int) -> list[tuple[int, H
 def route(raw: sqlite3.Connection, routed: Sequence[tuple[int, Sequence[Leg]]], now: float, *, trusted: bool) -> None:
     """Make deliveries for instances that have none; one that no route wants is asked about again at the next start."""
     turns = Turns(raw, now, trusted=trusted)
+    asked = "SELECT length FROM instance WHERE id = ? AND unrouted = 1"
     for number, legs in routed:
-        (length,) = raw.execute("SELECT length FROM instance WHERE id = ?", (number,)).fetchone()
-        if not legs:
+        found = raw.execute(asked, (number,)).fetchone()
+        if found is None or not legs:  # it came again meanwhile, and was routed then
             continue
+        (length,) = found
         _deliver(raw, number, legs, length, now)
         raw.execute("UPDATE instance SET owed = ?, unrouted = 0 WHERE id = ?", (len(legs), number))
         _keep_decisions(raw, number)
+        _spare(raw, number, legs, now, trusted=trusted)
         turns.enter(number, [leg.destination for leg in legs])
 
 
@@ -179,6 +195,33 @@ def _deliver(raw: sqlite3.Connection, number: int, legs: Sequence[Leg], length: 
         values = (number, leg.destination, leg.priority, leg.needs_proof, length, now)
         made += raw.execute(_DELIVERY, values).rowcount
     return made
+
+
+def _spare(raw: sqlite3.Connection, number: int, legs: Sequence[Leg], now: float, *, trusted: bool) -> None:
+    """Send nothing back to whoever sent the object, with a word on the trail.
+
+    Where it goes nowhere else a person decides: that it came from there does not prove that it is kept there.
+    """
+    alone = all(leg.back for leg in legs)
+    state = DeliveryState.HELD if alone else DeliveryState.CANCELLED
+    why = "it came from there" + ", and no rule sends it anywhere else" * alone
+    for name in (leg.destination for leg in legs if leg.back):
+        if raw.execute(_NOT_BACK, (state, why, now, number, name)).rowcount:
+            mark = Mark(
+                instance=number,
+                destination=name,
+                at=now,
+                clock_trusted=trusted,
+                event="not-sent-back",
+                code=CAME_FROM_IT,
+                detail=why,
+            )
+            write(raw, [mark])
+
+
+def _send_after_all(raw: sqlite3.Connection, number: int, leg: Leg, now: float) -> bool:
+    """Queue what was not to be sent back, now that another has sent it; whether there was such a delivery."""
+    return raw.execute(_AFTER_ALL, (leg.priority, now, number, leg.destination)).rowcount > 0
 
 
 def _take_turns(raw: sqlite3.Connection, number: int, instance: Instance, legs: Sequence[Leg]) -> None:

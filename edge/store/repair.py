@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from edge.fsync import sync_path
 from edge.store.connection import FILE
+from edge.store.record import CAME_FROM_IT
 from edge.store.schema import FILL_PROOFS, VERSION, migrate
 from edge.store.turns import OTHER_RENDERING
 
@@ -263,7 +264,7 @@ def _decisions(damaged: sqlite3.Connection, fresh: sqlite3.Connection) -> None:
     for instance, destination, state, code, detail in _rows(
         damaged, "delivery", "instance, destination, state, code, detail", "id"
     ):
-        if state in _DECISIONS and code != OTHER_RENDERING:
+        if state in _DECISIONS and code not in (OTHER_RENDERING, CAME_FROM_IT):
             standing[instance, destination] = (state, code, detail)
         else:
             standing.pop((instance, destination), None)

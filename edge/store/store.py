@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from edge.model import Header, Instance, Need, Origin, Source
+from edge.model import BACKGROUND, PRIORITIES, STAT, Header, Instance, Need, Origin, Source
 from edge.routing import Leg
 from edge.states import DeliveryState
 from edge.store import audits, deliver, people, record, retain, studies, taken
@@ -39,8 +39,8 @@ class Store(Opened, Telling, Proving):
             return fates
 
         fates = await self._commit(work)
-        for name in {leg.destination for _, legs in batch for leg in legs}:
-            self._hints[name].set()
+        for name, priority in {(leg.destination, leg.priority) for _, legs in batch for leg in legs}:
+            self.press(name, priority)
         return fates
 
     async def highest_id(self) -> int:
@@ -88,8 +88,8 @@ class Store(Opened, Telling, Proving):
         """Make deliveries for instances that have none."""
         now, trusted = self._clock.now(), self._clock.trusted()
         await self._commit(lambda raw: record.route(raw, routed, now, trusted=trusted))
-        for name in {leg.destination for _, legs in routed for leg in legs}:
-            self._hints[name].set()
+        for name, priority in {(leg.destination, leg.priority) for _, legs in routed for leg in legs}:
+            self.press(name, priority)
 
     # files that were read
 
@@ -124,13 +124,23 @@ class Store(Opened, Telling, Proving):
 
     # dispatcher
 
-    async def upcoming(self, destination: str, most: int = 256) -> list[Need]:
-        """Return what the next deliveries to ``destination`` need, the most urgent first."""
-        return await self.reading.run(lambda raw: deliver.upcoming(raw, destination, most))
+    async def upcoming(self, destination: str, most: int = 256, lowest: int = BACKGROUND) -> list[Need]:
+        """Return what the next deliveries to ``destination`` need, the most urgent first; none below ``lowest``."""
+        return await self.reading.run(lambda raw: deliver.upcoming(raw, destination, most, lowest))
 
-    async def claim(self, destination: str, most: int) -> list[Parcel]:
-        """Claim the next ``most`` deliveries to ``destination`` for this session."""
-        work = partial(deliver.claim, destination=destination, most=most, session=self._session, now=self._clock.now())
+    async def claim(self, destination: str, most: int, lowest: int = BACKGROUND) -> list[Parcel]:
+        """Claim the next ``most`` deliveries to ``destination`` for this session; none below ``lowest``."""
+        # what comes from now on may come too late for this claim
+        pressing, claiming = self._pressing.pop(destination, len(PRIORITIES)), self._claiming[destination]
+        now = self._clock.now()
+        work = partial(deliver.claim, destination=destination, most=most, session=self._session, now=now, lowest=lowest)
+        claiming.append(pressing)
+        try:
+            claimed = await self._committer.commit(work)
+        finally:
+            claiming.remove(pressing)
+        if len(claimed) == most:  # there may be more such
+            self._pressing[destination] = min(claimed[-1][-1], self._pressing.get(destination, len(PRIORITIES)))
         return [
             Parcel(
                 delivery=delivery,
@@ -142,11 +152,10 @@ class Store(Opened, Telling, Proving):
                 offset=offset,
                 digest=digest,
                 calling=calling,
+                priority=priority,
                 path=self._path(instance),
             )
-            for delivery, instance, strikes, kind, uid, length, offset, digest, calling in (
-                await self._committer.commit(work)
-            )
+            for delivery, instance, strikes, kind, uid, length, offset, digest, calling, priority in claimed
         ]
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
@@ -159,7 +168,7 @@ class Store(Opened, Telling, Proving):
         if any(s.state in deliver.REFUSED for s in settlements):
             self.events_arrived.set()
         for name in freed:
-            self._hints[name].set()
+            self.press(name, STAT)  # nobody says how urgent it is
 
     async def settle_late(self, settlements: Sequence[Settlement]) -> None:
         """Record outcomes whose deliveries may have been given back meanwhile: what is known need not be sent again."""
@@ -169,6 +178,15 @@ class Store(Opened, Telling, Proving):
         )
         self._remember(settlements)
         self._hint_all()
+
+    async def give_back(self, destination: str) -> int:
+        """Let what is claimed for ``destination`` be claimed anew, as nobody sends it any more; the number."""
+        now, trusted = self._clock.now(), self._clock.trusted()
+        given = await self._committer.commit(
+            lambda raw: deliver.give_back(raw, destination, self._session, now, trusted=trusted)
+        )
+        self.press(destination, STAT)  # nobody says how urgent it is
+        return given
 
     def _remember(self, settlements: Sequence[Settlement]) -> None:
         """Keep outcomes that only the copy in memory knows, for the database when it is back."""
@@ -184,8 +202,8 @@ class Store(Opened, Telling, Proving):
     async def ripen(self) -> None:
         """Let what has waited long enough be claimed."""
         now = self._clock.monotonic()
-        for name in await self._committer.commit(lambda raw: deliver.ripen(raw, now)):
-            self._hints[name].set()
+        for name, priority in await self._committer.commit(lambda raw: deliver.ripen(raw, now)):
+            self.press(name, priority)
 
     # retention
 
@@ -244,5 +262,14 @@ class Store(Opened, Telling, Proving):
     async def hasten(self, choice: Choice) -> int:
         """Let the deliveries chosen go without further waiting; the number that are queued."""
         queued = await self._commit(lambda raw: people.hasten(raw, choice))
+        self._hint_all()
+        return queued
+
+    async def hurry(self, choice: Choice, *, who: str, reason: str = "") -> int:
+        """Let the deliveries chosen that are queued go before all others, and at once; their number."""
+        now, trusted = self._clock.now(), self._clock.trusted()
+        queued = await self._commit(
+            lambda raw: people.hurry(raw, choice, who=who, reason=reason, now=now, trusted=trusted)
+        )
         self._hint_all()
         return queued

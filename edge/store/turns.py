@@ -3,7 +3,7 @@
 Another content goes in order of arrival: not before the one ahead of it is over or held. Another rendering, which is
 the same instance in another transfer syntax, goes only where the earlier ones were refused, given up or lost: once one
 of them is accepted, it ends unsent. Ids say what came first, so that a database made anew from the files decides alike.
-Only what is queued waits behind anything.
+Only what is queued waits behind anything, and that has at least its priority.
 """
 
 import sqlite3
@@ -37,6 +37,11 @@ _BEHIND: Final = """SELECT d.id, d.instance, d.destination, i.sop_instance_uid, 
     FROM delivery d JOIN instance i ON i.id = d.instance WHERE d.behind = ? ORDER BY d.instance"""
 _END: Final = f"""UPDATE delivery SET state = 'cancelled', code = '{OTHER_RENDERING}', detail = ?, not_before = NULL,
     behind = NULL, strikes = 0, changed_at = ? WHERE id = ? AND state = 'queued'"""
+_HURRY: Final = """WITH RECURSIVE ahead (id, priority) AS (
+        SELECT behind, priority FROM delivery WHERE id = ?
+        UNION SELECT d.behind, a.priority FROM delivery d JOIN ahead a ON d.id = a.id
+    ) UPDATE delivery SET priority = ahead.priority FROM ahead
+    WHERE delivery.id = ahead.id AND state = 'queued' AND delivery.priority > ahead.priority"""
 _OF: Final = "SELECT id, destination FROM delivery WHERE instance = ? AND state <> 'sending'"
 _RELATIVES: Final = """SELECT EXISTS (SELECT 1 FROM instance WHERE sop_instance_uid =
     (SELECT sop_instance_uid FROM instance WHERE id = ?1) AND id <> ?1)"""
@@ -109,6 +114,8 @@ class Turns:
     def _stand(self, one: _Waiting, *, rendering: bool) -> None:
         ahead = self._one(_AHEAD, one.uid, one.instance, one.destination, rendering)
         self._raw.execute("UPDATE delivery SET behind = ?1 WHERE id = ?2 AND behind IS NOT ?1", (ahead, one.id))
+        if ahead is not None:  # what is urgent would wait as long as what is not
+            self._raw.execute(_HURRY, (one.id,))
 
     def _end(self, one: _Waiting, why: str) -> None:
         self._raw.execute(_END, (why, self._now, one.id))

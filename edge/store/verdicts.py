@@ -24,6 +24,7 @@ from edge.store.turns import Turns
 
 TWIN_UNPROVEN: Final = "TWIN_UNPROVEN"
 """The code of a delivery that is held because another content of its UID may be what the destination has."""
+OTHER_CONTENT: Final = "another content of this SOP Instance UID may be what the destination has"
 NOT_FOUND: Final = "NOT_FOUND"
 """The code of a delivery that is sent again because no query found it."""
 UNQUERIABLE: Final = "UNQUERIABLE"
@@ -107,7 +108,7 @@ _ASK_AT: Final = "UPDATE proof SET ask_at = ?, heard = tries WHERE delivery = ?"
 _UNSEEN_AT: Final = "UPDATE proof SET ask_at = ?, missing = missing + 1 WHERE delivery = ?"
 _TIMES: Final = f"""SELECT count(*) FROM trail WHERE instance = ? AND destination = ? AND event = '{_SENT_AGAIN}'"""
 _TWINNED: Final = """SELECT count(DISTINCT transfer_syntax_uid) < count(DISTINCT transfer_syntax_uid || hex(digest))
-    FROM instance WHERE sop_instance_uid = ?"""
+    FROM instance WHERE sop_instance_uid = (SELECT sop_instance_uid FROM instance WHERE id = ?)"""
 # a refusal says that it is not there; anything else that was tried may be
 _OTHER_THERE: Final = """SELECT EXISTS (SELECT 1 FROM instance mine JOIN instance other
         ON other.sop_instance_uid = mine.sop_instance_uid AND other.digest <> mine.digest WHERE mine.id = ?1 AND (
@@ -115,6 +116,12 @@ _OTHER_THERE: Final = """SELECT EXISTS (SELECT 1 FROM instance mine JOIN instanc
                 AND state IN ('sending', 'accepted', 'verified'))
             OR EXISTS (SELECT 1 FROM trail WHERE instance = other.id AND destination = ?2
                 AND event IN ('accepted', 'verified', 'attempted', 'given-back'))))"""
+
+
+def ambiguous(raw: sqlite3.Connection, instance: int, destination: str) -> bool:
+    """Whether another content of the UID of ``instance`` is or may be what ``destination`` names by that UID."""
+    twinned = raw.execute(_TWINNED, (instance,)).fetchone()[0]
+    return bool(twinned and raw.execute(_OTHER_THERE, (instance, destination)).fetchone()[0])
 
 
 class _Judge:
@@ -156,9 +163,8 @@ class _Judge:
         """Verify, unless another content may be what was seen."""
         if not proves(evidence, DeliveryState.VERIFIED):
             raise ValueError(f"{evidence} verifies nothing")
-        twinned = self._ask(_TWINNED, one.sop_instance_uid)
-        if twinned and self._ask(_OTHER_THERE, one.instance, self._destination):
-            self._hold(one, TWIN_UNPROVEN, "another content of this SOP Instance UID may be what the destination has")
+        if ambiguous(self._raw, one.instance, self._destination):
+            self._hold(one, TWIN_UNPROVEN, OTHER_CONTENT)
             return
         self._move(one, DeliveryState.VERIFIED, self._by, WORDS[evidence])
         self._mark(one, "verified", self._by, WORDS[evidence])

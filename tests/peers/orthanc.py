@@ -10,19 +10,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.peers.part10 import part10_bytes
-from tests.peers.ports import LOOPBACK, free_port, require
+from tests.peers.ports import LOOPBACK, free_port, missing, require
 from tests.peers.program import Program
 
 _TIMEOUT: Final = 60.0
+
+
+def _plugin(name: str) -> str:
+    """Where Debian keeps a plug-in. Where it is missing the test is skipped, as for a tool."""
+    path = Path(f"/usr/share/orthanc/plugins/lib{name}.so")
+    if not path.exists():
+        missing(f"the plug-in {name} of Orthanc is not installed")
+    return str(path)
 
 
 class Orthanc(Program):
     """Orthanc on the loopback, its storage in `directory` and kept over `stop` and `start`.
 
     Any calling title may store any SOP class in any transfer syntax. What is not named here is as shipped:
-    files are synced before the answer, the index is not. `modalities`: name to (AE title, port). `settings`
-    go into the configuration last. Its own shutdown takes seconds: `stop` waits for it, leaving the context
-    does not.
+    files are synced before the answer, the index is not. `modalities`: name to (AE title, port). `dicomweb`: with
+    the plug-in of that name. `settings` go into the configuration last. Its own shutdown takes seconds: `stop` waits
+    for it, leaving the context does not.
     """
 
     def __init__(
@@ -33,6 +41,7 @@ class Orthanc(Program):
         http_port: int | None = None,
         title: str = "ORTHANC",
         modalities: Mapping[str, tuple[str, int]] | None = None,
+        dicomweb: bool = False,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -58,6 +67,7 @@ class Orthanc(Program):
                     },
                     "AcceptedTransferSyntaxes": ["*"],
                     "UnknownSopClassAccepted": True,
+                    **({"Plugins": [_plugin("OrthancDicomWeb")]} if dicomweb else {}),
                     **(settings or {}),
                 },
                 indent=2,
@@ -81,6 +91,11 @@ class Orthanc(Program):
             return bool(self.get("/system"))
         except urllib.error.URLError:
             return False
+
+    @property
+    def dicomweb(self) -> str:
+        """Where its DICOMweb services begin."""
+        return f"http://{LOOPBACK}:{self.http_port}/dicom-web"
 
     def count(self) -> int:
         """Instances stored."""

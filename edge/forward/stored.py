@@ -1,0 +1,45 @@
+"""Stored files as the parts of a request: opened when their turn comes, read as they go, checked before their end.
+
+One that cannot be sent ends the request that it is in by a `SpoiltError`, so that no whole request holds anything but
+what was received.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edge.dicom.part10 import plain
+from edge.dicomweb.multipart import Part, Read
+from edge.forward.outcome import Refused, TryLater
+from edge.spool import Reader, Syncer
+from edge.store import Parcel
+
+
+class SpoiltError(Exception):
+    """A stored file cannot be sent; ``outcome`` is what becomes of its parcel."""
+
+    def __init__(self, parcel: Parcel, outcome: Refused | TryLater) -> None:
+        super().__init__(outcome.detail)
+        self.parcel = parcel
+        self.outcome = outcome
+
+
+def part(parcel: Parcel, syncer: Syncer) -> Part:
+    """Make the part of a request that holds ``parcel``. Reading it raises `SpoiltError`."""
+
+    @contextmanager
+    def opened() -> Iterator[Read]:
+        try:
+            with Reader(parcel.path, parcel.offset, parcel.length, parcel.digest, syncer) as reader:
+                yield reader.read
+        except EOFError as e:
+            raise SpoiltError(parcel, Refused("FILE_DAMAGED", f"the stored file cannot be read: {e}")) from e
+        except (FileNotFoundError, NotADirectoryError) as e:
+            detail = f"the stored file cannot be opened: {e.strerror}"
+            raise SpoiltError(parcel, Refused("FILE_MISSING", detail)) from e
+        except OSError as e:
+            # such as that there are no descriptors left, which says nothing of the file
+            detail = f"the stored file cannot be read now: {e.strerror}"
+            raise SpoiltError(parcel, TryLater("FILE_UNREADABLE", detail)) from e
+
+    kind = parcel.kind
+    return Part(plain(kind.sop_class_uid, parcel.sop_instance_uid, kind.transfer_syntax_uid), parcel.length, opened)
