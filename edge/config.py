@@ -337,6 +337,8 @@ class DimseDestination(msgspec.Struct, frozen=True, kw_only=True, tag_field="typ
     calling_ae_title: AeTitle = "EDGE"
     """``original`` is the modality's own."""
     unsupported: Literal["hold", "skip"] = "hold"
+    decompress: bool = False
+    """Whether what it refuses may be sent decompressed, where it was compressed without loss."""
     tls: ClientTls | None = None
     timeouts: Timeouts = Timeouts()
     max_pdu: PduLength = 256 * KiB
@@ -368,8 +370,10 @@ class DicomwebDestination(msgspec.Struct, frozen=True, kw_only=True, tag_field="
     associations: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     """Requests side by side, each on a connection of its own."""
     auth: Auth = Auth()
-    verify: Literal["query", "commitment", "none"] = "query"
+    verify: Literal["query", "commitment", "commitment-or-query", "none"] = "query"
     unsupported: Literal["hold", "skip"] = "hold"
+    decompress: bool = False
+    """Whether what it refuses may be sent decompressed, where it was compressed without loss."""
     tls: ClientTls | None = None
     """None: no certificate of ours, the system's authorities."""
     timeouts: Timeouts = Timeouts()

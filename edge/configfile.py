@@ -26,25 +26,17 @@ from edge.patterns import Pattern, any_matches
 
 
 class Later(msgspec.Struct, frozen=True):
-    """A key that the contract has and this version does not act on; a line goes when the work is done.
+    """A key that the contract has and this version does not act on, which is a notice.
 
-    With ``refuse`` it is an error, for its silent absence would do harm; else a notice.
+    A line goes when the work is done.
     """
 
     key: str
-    refuse: str = ""
-    """What "is not in this version yet"."""
-    only: str | None = None
-    """The one value that is meant; None: any."""
     save: str | None = None
     """The one value that is not meant."""
-    tag: str | None = None
-    """The one type of the table that is meant; None: any."""
 
 
 LATER: Final = (
-    # images would wait for ever
-    Later("destination.verify", refuse="storage commitment by DICOMweb", only="commitment", tag="dicomweb"),
     Later("device.language", save="en"),
     Later("dashboard"),
     Later("lights.driver", save="none"),
@@ -240,7 +232,7 @@ class _Reader:
         for field in fields:
             here = (*path, field.name)
             if field.name in raw:
-                self._later(here, raw[field.name], kind.__struct_config__.tag)
+                self._later(here, raw[field.name])
                 values[field.name] = self.value(field.type, raw[field.name], here)
             elif field.required:
                 self.problem(here, f"missing; write {_expected(*_unwrapped(field.type))}")
@@ -253,14 +245,12 @@ class _Reader:
             if key not in known:
                 self.problem((*path, key), _advice(key, known))
 
-    def _later(self, path: tomllines.Path, raw: Any, tag: object) -> None:
+    def _later(self, path: tomllines.Path, raw: Any) -> None:
         key = ".".join(part for part in path if isinstance(part, str))
         for later in LATER:
-            if later.key != key or raw == later.save or later.only not in (None, raw) or later.tag not in (None, tag):
+            if later.key != key or raw == later.save:
                 continue
-            if later.refuse:
-                self.problem(path, f"{later.refuse} is not in this version yet")
-            elif len(path) == 1:
+            if len(path) == 1:
                 self.notices.append(f"[[{key}]]" if isinstance(raw, list) else f"[{key}]")
             else:
                 self.notices.append(self._name(path))

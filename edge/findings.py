@@ -97,6 +97,13 @@ CODES: Final[dict[str, Code]] = {
             "Images are stored safely and go on as soon as it answers. If it stays, tell IT.",
         ),
         _code(
+            "OBJECT_TOO_BIG_FOR_LINK",
+            _W,
+            "{detail}",
+            "It is stored safely here and is tried again when nothing else waits. Give the box a better line for a "
+            "while; if the line holds and it stays, ask who runs the destination whether it breaks off.",
+        ),
+        _code(
             "DELIVERIES_HELD",
             _W,
             "{detail}",

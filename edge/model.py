@@ -108,6 +108,19 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     header: Header
 
 
+class Rendering(msgspec.Struct, frozen=True):
+    """What was sent in place of the stored bytes: the same instance in another transfer syntax."""
+
+    stored_as: str
+    """Transfer Syntax UID of what is stored."""
+    sent_as: str
+    """Transfer Syntax UID of what was sent."""
+    digest: bytes
+    """SHA-256 of the dataset that was sent, 32 bytes."""
+    decompressed: bool = False
+    """Whether its pixel data was decompressed; else every value was as it is stored."""
+
+
 class Reference(msgspec.Struct, frozen=True, order=True):
     """What a commitment names an instance by (PS3.4 J.3.2.1.1)."""
 

@@ -24,7 +24,8 @@ from tests.peers.wire import VERIFICATION
 
 COMMANDS: Final = (
     *("run", "check", "status", "queue", "trace", "studies"),
-    *("retry", "stat", "hold", "release", "cancel", "pause", "resume", "import", "echo", "route", "demo"),
+    *("retry", "stat", "hold", "release", "cancel", "pause", "resume", "import"),
+    *("echo", "doctor", "capabilities", "route", "demo"),
 )
 ACTS: Final = ("retry", "stat", "hold", "release", "cancel")
 

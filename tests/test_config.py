@@ -202,25 +202,6 @@ def test_values_are_read_as_the_types_say() -> None:
     assert config.modality[0].address == "10.0.0.0/8"
 
 
-# what is refused until it is there
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (
-            (
-                '[[destination]]\nname = "cloud"\ntype = "dicomweb"\nurl = "https://cloud.example.org/dicom-web"\n'
-                'auth = { type = "bearer", token_file = "/run/credentials/edge/cloud" }\nverify = "commitment"'
-            ),
-            "line 6: destination.cloud.verify: storage commitment by DICOMweb is not in this version yet",
-        ),
-    ],
-)
-def test_what_would_do_harm_is_refused(text: str, said: str) -> None:
-    assert problem(text) == said
-
-
 STORED = '[storage]\npath = "/var/lib/edge"\n'
 
 
@@ -261,8 +242,14 @@ def test_watches_that_cannot_be_meant_are_refused(text: str, said: str) -> None:
     assert problem(text) == said
 
 
-def test_what_is_refused_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configfile, "LATER", ())
+@pytest.mark.parametrize("verify", ["query", "commitment", "commitment-or-query", "none"])
+def test_a_destination_by_dicomweb_proves_in_each_of_the_ways(verify: str) -> None:
+    cloud = f'[[destination]]\nname = "a"\ntype = "dicomweb"\nurl = "https://a.example.org"\nverify = "{verify}"'
+    loaded = parse(cloud)
+    assert (loaded.config.destination[0].verify, loaded.notices) == (verify, ())
+
+
+def test_destinations_of_several_types_are_read() -> None:
     config = parse(
         PACS + 'tls = { ca_file = "c" }\n'
         '[[destination]]\nname = "cloud"\ntype = "dicomweb"\nurl = "https://cloud.example.org"\n'
@@ -802,14 +789,7 @@ def test_every_key_is_in_the_document_with_its_default(heading: str) -> None:
 
 def test_what_is_not_there_yet_is_in_the_document() -> None:
     rows = [[cell.replace("`", "") for cell in row] for row in _tables()["Not in this version yet"]]
-    assert rows == [
-        [
-            later.key,
-            f'"{later.only}"' if later.only else f'not "{later.save}"' if later.save else "given",
-            "refused" if later.refuse else "noticed",
-        ]
-        for later in LATER
-    ]
+    assert rows == [[later.key, f'not "{later.save}"' if later.save else "given", "noticed"] for later in LATER]
 
 
 def test_the_example_in_the_document_is_taken_whole() -> None:

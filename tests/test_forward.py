@@ -424,7 +424,19 @@ def test_a_destination_is_left_alone_for_as_long_as_it_wants() -> None:
     gate = Gate("p", Board(clock).destination("p"), Journal(clock), clock, lambda: 1.0)
     gate.fail(Unreachable("UNAVAILABLE", "503.", after=120.0))
     assert gate._open_at - clock.monotonic() == 120.0
+    clock.pass_time(120.0)
     gate.fail(Unreachable("UNAVAILABLE", "503.", after=0.5))
+    assert gate._open_at - clock.monotonic() == 2.0
+
+
+def test_sessions_that_break_together_are_one_failure() -> None:
+    clock = ManualClock()
+    gate = Gate("p", Board(clock).destination("p"), Journal(clock), clock, lambda: 1.0)
+    for _ in range(16):
+        gate.fail(Unreachable("CONNECTION_LOST", "cut.", midway=True))
+    assert gate._open_at - clock.monotonic() == 1.0
+    clock.pass_time(1.0)
+    gate.fail(Unreachable("CONNECTION_LOST", "cut.", midway=True))
     assert gate._open_at - clock.monotonic() == 2.0
 
 

@@ -19,6 +19,7 @@ from edge.forward.gate import Gate
 from edge.forward.judge import Judge
 from edge.forward.limit import Limiter, Paced
 from edge.forward.outcome import Accepted, Outcome, Unreachable
+from edge.forward.oversize import Oversize
 from edge.forward.width import Width
 from edge.hours import told, until_open, until_shut
 from edge.model import BACKGROUND, ROUTINE, Kind, Need
@@ -176,8 +177,11 @@ def test_the_time_to_drain_follows_rate_limit_and_hours(
 def test_a_large_object_over_a_slow_line_is_no_fast_line() -> None:
     clock = ManualClock()
     gauge = Board(clock).destination("pacs")
-    gate = Gate("pacs", gauge, Journal(clock), clock, lambda: 0.0)
-    judge = Judge("pacs", gate, Width(1, clock), gauge, clock, lambda: 0.0, skip_unsupported=False)
+    journal = Journal(clock)
+    gate = Gate("pacs", gauge, journal, clock, lambda: 0.0)
+    judge = Judge(
+        "pacs", gate, Width(1, clock), Oversize("pacs", journal), gauge, clock, lambda: 0.0, skip_unsupported=False
+    )
     stored = Accepted("0000", Evidence.STORE_SUCCESS)
     judge.settlement(large := parcel_with(length=1_000_000_000), stored, took=1000.0)
     assert gauge.rate.per_second() == 1_000_000
@@ -388,11 +392,33 @@ def test_it_shrinks_on_loss_and_comes_back_one_by_one() -> None:
     assert peer.width.target == 8
     for _ in range(9):
         peer.width.lost()
+    assert peer.width.target == 8, "the line was cut under all of them, once"
+    for _ in range(3):
+        peer.clock.pass_time(1.1)
+        peer.width.lost()
     assert peer.width.target == 1
     peer.work(9)
     assert peer.width.target == 1, "it is left in peace first"
     peer.work(20)
     assert peer.width.target == 16
+
+
+def test_a_step_is_judged_over_whole_cycles_of_work() -> None:
+    # one object takes 0.3 s, of which 0.2 are the line's: two sessions fill it, and end one soon after the other
+    clock = ManualClock()
+    width = Width(16, clock)
+    apart = 0.05
+    targets = []
+    for _ in range(40):
+        standing = width.target
+        apart = 0.4 - apart
+        clock.pass_time(0.3 if standing == 1 else apart)
+        width.sent(500_000)
+        width.turn(standing)
+        targets.append(width.target)
+    assert width.target >= 2
+    assert targets == sorted(targets) or max(targets) <= 4, "and more do not help"
+    assert 1 not in targets[targets.index(2) :], "the second is not taken back"
 
 
 def test_what_was_refused_is_not_asked_for_again_soon() -> None:

@@ -33,12 +33,12 @@ from edge.intake.remote import RemoteReceiver
 from edge.intake.seal import Seal
 from edge.intake.settling import Settling
 from edge.intake.taker import Taker
-from edge.intake.threads import Threads
 from edge.intake.through import DoorReceiver
 from edge.intake.tree import Readable
 from edge.model import WATCH, Origin, Source
 from edge.spool import Free, Ledger, Reservation
 from edge.store import StoreError
+from edge.threads import Threads
 from tests.fakes import ManualClock
 from tests.peers.objects import DicomObject, ct, mr, tiny, write_multiframe
 from tests.peers.ports import wait_for

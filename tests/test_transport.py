@@ -1,6 +1,9 @@
 """One seam, one contract suite: what every transport must do, run over each of them with its real counterpart."""
 
+import asyncio
 import hashlib
+import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ from edge.store import Parcel
 from tests.fakes import FakeTransport
 from tests.peers.dicomweb import WebPacs
 from tests.peers.objects import DicomObject, ct, mr
-from tests.peers.ports import LOOPBACK, free_port
+from tests.peers.ports import LOOPBACK, free_port, wait_for
 from tests.peers.receiver import RawReceiver
 
 
@@ -50,14 +53,14 @@ def dimse_bench(_folder: Path, syncer: Syncer) -> Iterator[Bench]:
 
 
 @contextmanager
-def folder_bench(folder: Path, syncer: Syncer) -> Iterator[Bench]:
+def folder_bench(folder: Path, _syncer: Syncer) -> Iterator[Bench]:
     path = folder / "archive"
     path.mkdir()
 
     def has() -> list[bytes]:
         return [hashlib.sha256(f.read_bytes()[HEAD:]).digest() for f in path.glob("*/*.dcm")]
 
-    yield Bench(FolderTransport(FolderDestination(name="a", path=path), syncer), has, lambda: path.rename(folder / "x"))
+    yield Bench(FolderTransport(FolderDestination(name="a", path=path)), has, lambda: path.rename(folder / "x"))
 
 
 @contextmanager
@@ -188,6 +191,37 @@ async def test_closing_twice_does_no_harm(bench: Bench, tmp_path: Path) -> None:
     session = await opened(bench.transport, parcels)
     await session.close()
     await session.close()
+
+
+# what the folder alone has
+
+
+async def test_a_folder_that_does_not_answer_is_down_until_what_was_begun_there_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.forward.folder._SILENCE", 0.05)
+    one = parcel(tmp_path, mr(1)[0], 1)
+    name = one.digest.hex()
+    below = tmp_path / "archive" / name[:2]
+    below.mkdir(parents=True)
+    hangs = below / f"{name}.{one.instance}.part"
+    os.mkfifo(hangs)  # what opens it for writing waits for a reader
+    transport = FolderTransport(FolderDestination(name="a", path=tmp_path / "archive"))
+    silent = (await outcomes(await opened(transport, [one]), [one]))[1]
+    assert isinstance(silent, Unreachable)
+    assert silent.code == "FOLDER_SILENT"
+    again = await transport.open([])
+    assert isinstance(again, Unreachable), "nothing else is begun there"
+    assert again.code == "FOLDER_SILENT"
+    assert len([t for t in threading.enumerate() if t.name == "aside"]) == 1
+    os.close(os.open(hangs, os.O_RDONLY | os.O_NONBLOCK))
+    wait_for(lambda: not [t for t in threading.enumerate() if t.name == "aside"], 10, "its end")
+    hangs.unlink(missing_ok=True)
+    monkeypatch.undo()
+    assert transport._work is not None
+    await asyncio.wait((transport._work,), timeout=10)
+    assert isinstance((await outcomes(await opened(transport, [one]), [one]))[1], Accepted)
+    assert (below / f"{name}.dcm").is_file()
 
 
 # what DIMSE alone has

@@ -27,6 +27,7 @@ from edge.dicom.uids import class_names
 from edge.events import Event
 from edge.findings import Journal
 from edge.forward.whereabouts import Whereabouts
+from edge.forward.workshop import Workshop
 from edge.intake.admission import Admission, margin, reserve
 from edge.intake.door import Door
 from edge.intake.guard import DiskGuard
@@ -45,7 +46,7 @@ from edge.local import LocalServer
 from edge.routing import Routing
 from edge.sdnotify import Notifier
 from edge.snapshot import Snapshot
-from edge.spool import Ballast, Identity, Ledger, Spool, Syncer, doubts
+from edge.spool import Ballast, Identity, Ledger, Scratch, Spool, Syncer, doubts
 from edge.status.certificates import CertificateWatch
 from edge.status.collect import Collector
 from edge.status.observer import Observer
@@ -119,6 +120,7 @@ class Appliance:
         self._notices = notices
         self._notifier = Notifier()
         self._syncer = Syncer()
+        self._workshop: Workshop | None = None
         self._spool = Spool(config.storage.path, self._syncer)
         self._identity = Identity(config.storage.path)
         self._ballast = Ballast(config.storage.path)
@@ -193,6 +195,8 @@ class Appliance:
             finally:
                 await store.close()
         finally:
+            if self._workshop is not None:
+                self._workshop.close()
             beating.cancel()
             opening.close()
             self._syncer.close()
@@ -240,6 +244,7 @@ class Appliance:
         self._collector = Collector(config, self._identity.device, store.reading, board, journal, clock, free, kept)
         index = Index(self._spool, self._syncer, store, admission, board, journal, clock)
         door = self._door(index, admission, guard)
+        self._workshop = Workshop(Scratch(self._spool.incoming.parent, kept // 2))
         lanes = self._lanes = Lanes(
             () if self._offline else config.destination,
             self._credentials,
@@ -249,6 +254,7 @@ class Appliance:
             board=board,
             journal=journal,
             clock=clock,
+            workshop=self._workshop,
         )
         for name in await store.paused():
             lanes.pause(name)

@@ -2,13 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from edge.board import Board
 from edge.clock import Clock
 from edge.config import Destination, DimseDestination, FolderDestination
 from edge.findings import Journal
+from edge.forward.capabilities import Book
 from edge.forward.claims import Ahead
 from edge.forward.dimse import DimseTransport
 from edge.forward.dispatcher import Lane
@@ -16,12 +17,14 @@ from edge.forward.folder import FolderTransport
 from edge.forward.gate import Gate
 from edge.forward.limit import Limiter
 from edge.forward.stow import MOST_INSTANCES, StowTransport
+from edge.forward.syntaxes import Syntaxes
 from edge.forward.transport import Transport
 from edge.forward.web import Web
+from edge.forward.workshop import Workshop
 from edge.hours import until_open
-from edge.model import BACKGROUND, ROUTINE
+from edge.model import BACKGROUND, ROUTINE, Kind
 from edge.spool import Syncer
-from edge.store import Store
+from edge.store import Capability, Store
 from edge.supervise import Supervisor
 from edge.tls import Credentials
 
@@ -40,8 +43,9 @@ class Lanes:
         board: Board,
         journal: Journal,
         clock: Clock,
+        workshop: Workshop | None = None,
     ) -> None:
-        """``credentials`` by the key of the configuration that has them."""
+        """``credentials`` by the key of the configuration that has them; ``workshop`` makes other renderings."""
         self._credentials = credentials
         self._store = store
         self._syncer = syncer
@@ -49,6 +53,7 @@ class Lanes:
         self._board = board
         self._journal = journal
         self._clock = clock
+        self._workshop = workshop
         self._lanes = {destination.name: self._lane(destination) for destination in destinations}
 
     def start(self, after: asyncio.Event) -> list[asyncio.Task[None]]:
@@ -90,15 +95,19 @@ class Lanes:
         transport: Transport
         ahead = Ahead()
         if isinstance(destination, FolderDestination):
-            transport, associations, skip = FolderTransport(destination, self._syncer), 1, False
+            transport, associations, skip = FolderTransport(destination), 1, False
         else:
             credentials = self._credentials.get(f"destination.{destination.name}.tls")
             associations, skip = destination.associations, destination.unsupported == "skip"
             limiter = None if destination.rate_limit is None else Limiter(destination.rate_limit, self._clock)
+            book = Book(_Memory(self._store, destination.name), self._clock)
+            syntaxes = Syntaxes(self._workshop, book, decompress=destination.decompress)
             if isinstance(destination, DimseDestination):
-                transport = DimseTransport(destination, self._syncer, credentials, self._clock.trusted, limiter)
+                transport = DimseTransport(
+                    destination, self._syncer, credentials, self._clock.trusted, limiter, syntaxes
+                )
             else:
-                transport = StowTransport(Web(destination, credentials, self._clock), self._syncer, limiter)
+                transport = StowTransport(Web(destination, credentials, self._clock), self._syncer, limiter, syntaxes)
                 ahead = Ahead(1.0, MOST_INSTANCES, max(1, MOST_INSTANCES // associations))
         return Lane(
             destination.name,
@@ -119,6 +128,20 @@ class Lanes:
     def _lowest(self, hours: tuple[int, int] | None) -> int:
         """Return the least urgent priority that may go now."""
         return ROUTINE if until_open(hours, self._clock) else BACKGROUND
+
+
+class _Memory:
+    """What one destination takes, kept in the store."""
+
+    def __init__(self, store: Store, destination: str) -> None:
+        self._store = store
+        self._destination = destination
+
+    async def recall(self) -> Sequence[Capability]:
+        return await self._store.capabilities(self._destination)
+
+    async def keep(self, answers: Mapping[Kind, bool]) -> None:
+        await self._store.keep_capabilities(self._destination, answers)
 
 
 async def _wait_and_run(event: asyncio.Event, run: Callable[[], Awaitable[None]]) -> None:

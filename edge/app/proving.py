@@ -13,12 +13,13 @@ from edge.dicom.acceptor import Service
 from edge.dicom.command import CommandField
 from edge.findings import Journal
 from edge.forward.answers import Answers
-from edge.forward.commitment import Commitment
+from edge.forward.commitment import Asking, Commitment
 from edge.forward.query import Looking, Query
 from edge.forward.reach import Caller
 from edge.forward.reports import Reports
 from edge.forward.verifier import Verifier
 from edge.forward.web import Web
+from edge.forward.webcommitment import WebCommitment
 from edge.forward.webquery import WebQuery
 from edge.intake.promises import PromiseService
 from edge.store import Store
@@ -80,14 +81,16 @@ class Proving:
     def _verifier(self, destination: DimseDestination | DicomwebDestination) -> Verifier:
         name, verify = destination.name, destination.verify
         credentials = self._credentials.get(f"destination.{name}.tls")
-        commitment: Commitment | None = None
-        query: Looking | None
+        commitment: Asking | None = None
+        query: Looking | None = None
         if isinstance(destination, DimseDestination):
             caller = Caller(destination, credentials, self._clock.trusted)
             commitment = Commitment(caller, self._reports) if "commitment" in verify else None
             query = Query(caller) if "query" in verify else None
         else:
-            query = WebQuery(Web(destination, credentials, self._clock))
+            web = Web(destination, credentials, self._clock)
+            commitment = self._by_web(name, web) if "commitment" in verify else None
+            query = WebQuery(web) if "query" in verify else None
         return Verifier(
             name,
             self._store,
@@ -100,6 +103,9 @@ class Proving:
             clock=self._clock,
             random=random.random,
         )
+
+    def _by_web(self, name: str, web: Web) -> WebCommitment:
+        return WebCommitment(name, web, self._store, journal=self._journal, clock=self._clock, random=random.random)
 
 
 def transaction_uid() -> str:

@@ -11,12 +11,12 @@ from edge.findings import Journal
 from edge.intake.door import Door
 from edge.intake.folder import FolderWatch
 from edge.intake.taker import Taker
-from edge.intake.threads import Threads
 from edge.intake.through import DoorReceiver
 from edge.model import WATCH, Source
 from edge.spool import Ledger
 from edge.store import Store
 from edge.supervise import Supervisor
+from edge.threads import Threads
 
 _READERS: Final = 4
 """Threads that read the files of one watched folder."""

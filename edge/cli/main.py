@@ -51,6 +51,8 @@ class LazyGroup(click.Group):
         "resume": "acts",
         "import": "importing",
         "echo": "echo",
+        "doctor": "doctor",
+        "capabilities": "capabilities",
         "route": "route",
         "demo": "demo",
     }

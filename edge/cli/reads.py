@@ -196,7 +196,7 @@ def trace(uid: str, config_path: Path | None, *, as_json: bool) -> None:
             mark = "" if step.clock_trusted else " (clock not trusted)"
             code = "" if step.code == row.sha256 else step.code
             words = " ".join(filter(None, (step.destination, code, step.detail)))
-            click.echo(f"  {_time(step.at)}{mark}  {step.event}  {words}")
+            click.echo(f"  {utc(step.at)}{mark}  {step.event}  {words}")
 
 
 def size(number: float) -> str:
@@ -216,5 +216,6 @@ def age(seconds: int) -> str:
     return f"{seconds} s"
 
 
-def _time(at: float) -> str:
+def utc(at: float) -> str:
+    """Write a wall time."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -75,6 +75,10 @@ class RejectedError(Exception):
         self.reject = reject
 
 
+class NoConnectionError(DeadlineError):
+    """There was no connection in time."""
+
+
 class NoContextError(Exception):
     """The peer took no presentation context for this SOP class and transfer syntax."""
 
@@ -97,6 +101,11 @@ class Requestor:
     def usable(self) -> bool:
         """Whether another message can be sent."""
         return self._association.established and not self._asking
+
+    @property
+    def peer_max_pdu(self) -> int:
+        """Bytes of a PDU that the peer takes at the most; 0 means any number."""
+        return self._association.peer_max_pdu
 
     def takes(self, kind: Kind) -> bool:
         """Whether a presentation context for ``kind`` was accepted."""
@@ -323,7 +332,7 @@ async def connect(
         async with asyncio.timeout(address.connect):
             _, wire = await loop.create_connection(Wire, address.host, address.port, **_tls(address))
     except TimeoutError as e:
-        raise DeadlineError(f"no connection within {address.connect:g} s") from e
+        raise NoConnectionError(f"no connection within {address.connect:g} s") from e
     machine.fire(Evt.EVT2)
     # an answer is awaited as long as one to a message: many PACSs serve one association at a time
     limits = Limits(idle=address.response, response=address.response)

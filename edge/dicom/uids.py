@@ -94,6 +94,17 @@ KNOWN_TRANSFER_SYNTAXES: Final[frozenset[str]] = (
 UNCOMPRESSED: Final[frozenset[str]] = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED})
 """Among these a dataset is re-encoded without touching a value (PS3.5 A.1 to A.3, A.5)."""
 
+LOSSLESS: Final[frozenset[str]] = frozenset(
+    {
+        "1.2.840.10008.1.2.5",  # RLE
+        "1.2.840.10008.1.2.4.57",  # JPEG Lossless
+        "1.2.840.10008.1.2.4.70",
+        "1.2.840.10008.1.2.4.80",  # JPEG-LS
+        "1.2.840.10008.1.2.4.90",  # JPEG 2000
+    }
+)
+"""What these hold is what it was before: they cannot lose anything."""
+
 STANDARD_OTHER: Final[frozenset[str]] = (
     frozenset(_DICTIONARY) | KNOWN_TRANSFER_SYNTAXES | {"1.2.840.10008.5.1.4.34.6"}
 ) - KNOWN_STORAGE
@@ -125,6 +136,11 @@ def class_names(uid: str) -> tuple[str, ...]:
     """Return what the standard calls ``uid``: its name and its keyword (PS3.6 annex A); nothing where it has none."""
     name, *_, keyword = _DICTIONARY.get(uid, ("", ""))
     return tuple(filter(None, (name, keyword)))
+
+
+def syntax_name(uid: str) -> str:
+    """Return what people call a transfer syntax; its UID where the standard has no name for it."""
+    return _DICTIONARY.get(uid, (uid,))[0].partition(":")[0]
 
 
 def is_image(sop_class_uid: str) -> bool:

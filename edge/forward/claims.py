@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from edge.board import DestinationGauge
+from edge.forward.burden import Burden, smallest, split
 from edge.forward.judge import Judge
 from edge.model import STAT
 from edge.store import NotOursError, Parcel, Settlement, Store, StoreError
@@ -31,13 +32,21 @@ class Claims:
     """Those of the lane to ``name``; ``lowest`` is the least urgent priority that may go now."""
 
     def __init__(
-        self, name: str, store: Store, judge: Judge, gauge: DestinationGauge, lowest: Callable[[], int], ahead: Ahead
+        self,
+        name: str,
+        store: Store,
+        judge: Judge,
+        burden: Burden,
+        gauge: DestinationGauge,
+        lowest: Callable[[], int],
+        ahead: Ahead,
     ) -> None:
         self.pace = 0.0
         """Seconds that the last objects took each; 0: none was sent yet."""
         self._name = name
         self._store = store
         self._judge = judge
+        self._burden = burden
         self._gauge = gauge
         self._lowest = lowest
         self._ahead = ahead
@@ -49,7 +58,25 @@ class Claims:
         return bool(self._unsettled)
 
     async def claim(self) -> list[Parcel]:
-        """Claim what goes out in a moment. Raises `StoreError`."""
+        """Claim what goes next on one session, as much as goes out in a moment. Raises `StoreError`.
+
+        What is to go last is claimed only where nothing else can be.
+        """
+        parcels = await self._claim()
+        waiting: list[Parcel] = []
+        others: list[Parcel] = []
+        while parcels and not others:
+            waiting += filter(self._burden.last, parcels)
+            others = [parcel for parcel in parcels if not self._burden.last(parcel)]
+            parcels = [] if others else await self._claim()
+        if not others:
+            others = smallest([parcel for parcel in waiting if not self._burden.crowded(parcel)])
+        await self.settle([self._judge.aside(parcel) for parcel in waiting if parcel not in others])
+        going, left = split(others, self._burden.weighs)
+        await self.settle([self._judge.untouched(parcel) for parcel in left])
+        return going
+
+    async def _claim(self) -> list[Parcel]:
         most = self._ahead.instances
         if self.pace > 0:
             most = max(1, min(most, int(self._ahead.seconds / self.pace)))
@@ -62,7 +89,7 @@ class Claims:
         if self._stat_is_shared() or (priority == STAT and self._gauge.associations > 1):
             return []
         parcels = await self.claim()
-        if parcels and parcels[0].priority < priority:
+        if parcels and (parcels[0].priority < priority or self._burden.weighs(parcels[0])):
             await self._give_back(parcels)
             return []
         return parcels

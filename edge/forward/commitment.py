@@ -5,7 +5,7 @@ A request whose report never comes is no matter of this module: `Verifier` asks 
 """
 
 import asyncio
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -29,6 +29,21 @@ _LOOK: Final = 0.2
 
 class Asked(msgspec.Struct, frozen=True):
     """The request was taken: a report comes, or has come."""
+
+
+class Asking(Protocol):
+    """A way to ask one destination for storage commitment."""
+
+    async def ask(self, request: ActionInformation) -> Asked | Unsupported | Declined | Unreachable:
+        """Send ``request``, which is on record, and take what is said of it at once. Raises `StoreError`."""
+        ...
+
+    async def collect(self) -> Unreachable | None:
+        """Fetch what is due of what was asked, where it does not come by itself; what kept it from that.
+
+        To be called often. Raises `StoreError`.
+        """
+        ...
 
 
 _NO_SERVICE: Final = frozenset(
@@ -61,6 +76,9 @@ class Commitment:
             return answer
 
         return await self._caller.converse(STORAGE_COMMITMENT, SYNTAXES, "storage commitment", talk)
+
+    async def collect(self) -> Unreachable | None:
+        """There is nothing to fetch: it reports."""
 
     async def _request(self, requestor: Requestor, request: ActionInformation) -> Asked | Unsupported | Declined:
         syntax = requestor.syntax_of(STORAGE_COMMITMENT)

@@ -1,7 +1,7 @@
 """The DIMSE transport: C-STORE as SCU (PS3.4 B.2), one association a session.
 
 An object of a kind that was not proposed is no error: it waits for the next association, which proposes it. Each kind
-has its own presentation context; beside each uncompressed one Implicit VR Little Endian is offered too (PS3.5 10.1).
+has its own presentation context, and so has each that it may be sent in instead (`edge.forward.syntaxes`).
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -9,10 +9,11 @@ from typing import Final
 
 from edge.config import DimseDestination
 from edge.dicom.requestor import MOST_CONTEXTS, NoContextError, Requestor
-from edge.dicom.uids import IMPLICIT_LITTLE, UNCOMPRESSED
 from edge.forward.limit import Limiter
 from edge.forward.outcome import Outcome, Refused, Unreachable, from_status
 from edge.forward.reach import FAILURES, ORIGINAL, Caller
+from edge.forward.syntaxes import ALL, Syntaxes
+from edge.forward.workshop import Rendition
 from edge.model import Kind, Need
 from edge.spool import Reader, Syncer
 from edge.store import Parcel
@@ -31,29 +32,35 @@ class DimseTransport:
         credentials: Credentials | None = None,
         trusted: Callable[[], bool] = lambda: True,
         limiter: Limiter | None = None,
+        syntaxes: Syntaxes | None = None,
     ) -> None:
         """``credentials`` are those of ``destination.tls``; ``trusted`` tells whether our clock is right.
 
-        ``limiter`` is asked before each piece of each dataset; None: there is no limit.
+        ``limiter`` is asked before each piece of each dataset; None: there is no limit. ``syntaxes`` says what may be
+        sent in which; None: everything as it is stored.
         """
         self._caller = Caller(destination, credentials, trusted)
         self._syncer = syncer
         self._limiter = limiter
+        self._syntaxes = Syntaxes() if syntaxes is None else syntaxes
         self._seen: dict[Kind, None] = {}
 
     async def open(self, needs: Sequence[Need]) -> "DimseSession | Unreachable":
         """Make an association that proposes what is needed now, then what was needed lately."""
         wanted = dict.fromkeys(need.kind for need in needs)
-        proposals, proposed = propose([*wanted, *self._seen])
+        await self._syntaxes.ready()
+        proposals, proposed = propose([*wanted, *self._seen], self._syntaxes.proposals)
         self._seen = dict.fromkeys([*wanted, *self._seen][:_MOST_SEEN])
         by_name = self._caller.destination.calling_ae_title == ORIGINAL and needs
         original = needs[0].calling if by_name else None
         requestor = await self._caller.call(proposals, original or "")
         if isinstance(requestor, Unreachable):
             return requestor
+        asked = [Kind(abstract, syntax) for abstract, (syntax,) in proposals]
+        await self._syntaxes.learn({kind: requestor.takes(kind) for kind in asked})
         if self._limiter is not None:
             requestor.slice(self._limiter.piece)
-        return DimseSession(requestor, self._caller, self._syncer, proposed, original, self._limiter)
+        return DimseSession(requestor, self._caller, self._syncer, proposed, original, self._limiter, self._syntaxes)
 
 
 class DimseSession:
@@ -67,6 +74,7 @@ class DimseSession:
         proposed: Collection[Kind],
         original: str | None,
         limiter: Limiter | None = None,
+        syntaxes: Syntaxes | None = None,
     ) -> None:
         self._requestor = requestor
         self._caller = caller
@@ -74,6 +82,7 @@ class DimseSession:
         self._proposed = proposed
         self._original = original
         self._limiter = limiter
+        self._syntaxes = Syntaxes() if syntaxes is None else syntaxes
         self._outgrown = False
 
     @property
@@ -94,11 +103,25 @@ class DimseSession:
                 return
 
     async def _store(self, parcel: Parcel) -> Outcome:
+        kind = parcel.kind
+        if self._requestor.takes(kind):
+            return await self._put(parcel)
+        for syntax in self._syntaxes.instead(kind):
+            if self._requestor.takes(Kind(kind.sop_class_uid, syntax)):
+                return await self._put_as(parcel, syntax)
+        detail = f"it takes no {kind.sop_class_uid} in transfer syntax {kind.transfer_syntax_uid}"
+        return Refused("CONTEXT_REJECTED", detail, unsupported=True)
+
+    async def _put_as(self, parcel: Parcel, syntax: str) -> Outcome:
+        """Send what is made of ``parcel`` in ``syntax``."""
+        made = await self._syntaxes.render(parcel, syntax)
+        if not isinstance(made, Rendition):
+            return made
+        with made:
+            return made.told(await self._put(made.parcel))
+
+    async def _put(self, parcel: Parcel) -> Outcome:
         requestor = self._requestor
-        if not requestor.takes(parcel.kind):
-            kind = parcel.kind
-            detail = f"it takes no {kind.sop_class_uid} in transfer syntax {kind.transfer_syntax_uid}"
-            return Refused("CONTEXT_REJECTED", detail, unsupported=True)
         try:
             reader = Reader(parcel.path, parcel.offset, parcel.length, parcel.digest, self._syncer)
             with reader:
@@ -124,14 +147,14 @@ class DimseSession:
         await self._requestor.release()
 
 
-def propose(kinds: Iterable[Kind]) -> tuple[list[tuple[str, tuple[str, ...]]], dict[Kind, None]]:
+def propose(
+    kinds: Iterable[Kind], syntaxes: Callable[[Kind], Iterable[str]] = ALL.proposals
+) -> tuple[list[tuple[str, tuple[str, ...]]], dict[Kind, None]]:
     """Lay out presentation contexts for ``kinds``, the first first, and tell which found room."""
     proposals: dict[tuple[str, str], None] = {}
     proposed: dict[Kind, None] = {}
     for kind in dict.fromkeys(kinds):
-        wanted = {(kind.sop_class_uid, kind.transfer_syntax_uid): None}
-        if kind.transfer_syntax_uid in UNCOMPRESSED:
-            wanted[kind.sop_class_uid, IMPLICIT_LITTLE] = None
+        wanted = dict.fromkeys((kind.sop_class_uid, syntax) for syntax in syntaxes(kind))
         if len(proposals | wanted) > MOST_CONTEXTS:
             break
         proposals |= wanted

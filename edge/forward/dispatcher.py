@@ -3,8 +3,9 @@
 Each of its workers keeps one session while there is work. The first opens as soon as something is queued; others join
 and leave as `Width` says. While a batch is on the wire the next one is claimed and the last one settled, and no more is
 claimed ahead than goes out in a moment. What is more urgent than the rest of a batch overtakes it, and what was claimed
-ahead; a pause, an end and the end of the hours stop a batch too, between two objects. Whatever fails here, each claim
-goes back to the queue.
+ahead; a pause, an end and the end of the hours stop a batch too, between two objects. What is heavy for the line has
+its session for itself, and others go beside it; what is too big for the line goes when nothing else waits. Whatever
+fails here, each claim goes back to the queue.
 """
 
 import asyncio
@@ -18,10 +19,12 @@ from edge.board import DestinationGauge
 from edge.clock import Clock
 from edge.findings import Journal
 from edge.forward.batch import Batch
+from edge.forward.burden import Burden
 from edge.forward.claims import Ahead, Claims
 from edge.forward.gate import Gate
 from edge.forward.judge import Judge
 from edge.forward.outcome import Unreachable
+from edge.forward.oversize import Oversize
 from edge.forward.transport import Session, Transport
 from edge.forward.width import Width
 from edge.model import BACKGROUND, Need
@@ -33,7 +36,8 @@ _POLL: Final = 2.0
 """Seconds after which the store is asked even without a hint."""
 _IDLE: Final = 10.0
 """Seconds for which a session without work is kept."""
-
+_LOOK: Final = 1.0
+"""Seconds after which others are seen to, and again, while a heavy object is sent."""
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 
@@ -64,13 +68,18 @@ class Lane:
         self._transport = transport
         self._store = store
         self._width = Width(associations, clock)
-        self._judge = Judge(name, gate, self._width, gauge, clock, random, skip_unsupported=skip_unsupported)
+        self._associations = associations
+        self._oversize = Oversize(name, journal)
+        self._burden = Burden(gate, self._oversize, gauge)
+        self._judge = Judge(
+            name, gate, self._width, self._oversize, gauge, clock, random, skip_unsupported=skip_unsupported
+        )
         self._lowest = lowest
         self._gauge = gauge
         self._journal = journal
         self._clock = clock
         self._spawn = spawn
-        self._claims = Claims(name, store, self._judge, gauge, lowest, ahead)
+        self._claims = Claims(name, store, self._judge, self._burden, gauge, lowest, ahead)
         self._hint = store.hint(name)
         self._stopping = asyncio.Event()
         self._resumed = asyncio.Event()
@@ -118,6 +127,7 @@ class Lane:
             await self._wait(self._resumed, _POLL)
             return
         self._hint.clear()
+        await self._oversize.look(self._store.reading.owed)
         if not await self._needs():
             await self._wait(self._hint, _POLL)
             return
@@ -166,6 +176,7 @@ class Lane:
                 parcels = parcels or await self._claims.claim()
                 if not parcels:
                     self._width.rest()
+                    await self._oversize.look(self._store.reading.owed)
                     if self._clock.monotonic() - worked_at > _IDLE:
                         break
                     await self._wait(self._hint, _POLL)
@@ -173,7 +184,7 @@ class Lane:
                     continue
                 ahead = asyncio.ensure_future(self._claims.claim_ahead(parcels[-1].priority))
                 batch = Batch(parcels, self._holds_back)
-                settlements = await self._send(session, batch)
+                settlements = await self._attend(session, batch)
                 if settling is not None:
                     await settling
                 settling = asyncio.ensure_future(self._claims.settle(settlements))
@@ -182,7 +193,7 @@ class Lane:
                     await self._claims.drop(ahead)
                     ahead = None
                 worked_at = self._clock.monotonic()
-                self._width.turn(self._gauge.associations)
+                self._width.turn(self._gauge.associations - self._burden.sending)
                 self._widen()
         finally:
             self._gauge.associations -= 1
@@ -198,12 +209,31 @@ class Lane:
         """Whether a worker sends nothing more; one that ``joined`` also where there are more than help."""
         if self._stopping.is_set() or self._gauge.paused:
             return True
-        return joined and self._gauge.associations > self._width.target
+        return joined and self._gauge.associations > self._most()
+
+    def _most(self) -> int:
+        """How many sessions there should be: those with a heavy object do not count, as far as allowed."""
+        return min(self._width.target + self._burden.sending, self._associations)
 
     def _holds_back(self, parcel: Parcel) -> bool:
         """Whether ``parcel`` does not go now: something more urgent waits, its hours are over, or nothing may go."""
         overtaken = self._store.pressing(self.name) < parcel.priority
         return overtaken or parcel.priority > self._lowest() or self._ends(joined=False)
+
+    async def _attend(self, session: Session, batch: Batch) -> list[Settlement]:
+        """Send one batch; while a heavy object goes, others may join beside it."""
+        if not any(map(self._burden.weighs, batch[:])):
+            return await self._send(session, batch)
+        sending = asyncio.ensure_future(self._send(session, batch))
+        with self._burden.carrying():
+            try:
+                while not (await asyncio.wait((sending,), timeout=_LOOK))[0]:
+                    self._widen()
+                return await sending
+            finally:
+                if not sending.done():
+                    sending.cancel()
+                    await asyncio.wait((sending,))
 
     async def _send(self, session: Session, parcels: Batch) -> list[Settlement]:
         """Send one batch and say what becomes of each parcel; those not tried go back untouched."""
@@ -229,7 +259,9 @@ class Lane:
 
     def _widen(self) -> None:
         """Have another worker join, where one more is of use."""
-        if len(self._joined) + 1 < self._width.target and not (self.gate.failing or self._ends(joined=False)):
+        # one on which a heavy object goes shows that sessions can be had
+        failing = self.gate.failing and not self._burden.sending
+        if len(self._joined) + 1 < self._most() and not (failing or self._ends(joined=False)):
             task = self._spawn(self._join(), f"destination {self.name}")
             self._joined.add(task)
             task.add_done_callback(self._joined.discard)

@@ -1,25 +1,36 @@
 """The folder transport: each object a Part 10 file below a folder, named by its digest.
 
 Copied, synced, renamed, and the folder synced, before it says yes; the same object twice is one file. The folder must
-be there: a missing one is a card or share that is not mounted, and is never made.
+be there: a missing one is a card or share that is not mounted, and is never made. One that does not answer holds up
+nobody else, nor the end of the process: each piece of work has a thread of its own, and while one has not come back
+the folder is taken for down.
 """
 
+import asyncio
+import errno
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from edge.config import FolderDestination
 from edge.evidence import Evidence
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
 from edge.fsync import sync_path
 from edge.model import Need
-from edge.spool import Syncer
 from edge.store import Parcel
+from edge.threads import aside
+
+T = TypeVar("T")
 
 _CHUNK: Final = 1 << 20
+_SYNC_EVERY: Final = 16 << 20
+"""Bytes after which what was written is synced, so that the last sync does not take long."""
+_SILENCE: Final = 60.0
+"""Seconds without any progress after which the folder does not answer."""
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class DamagedError(Exception):
@@ -31,26 +42,41 @@ class FolderTransport:
 
     usable = True
 
-    def __init__(self, destination: FolderDestination, syncer: Syncer) -> None:
+    def __init__(self, destination: FolderDestination) -> None:
         self._path = destination.path
-        self._syncer = syncer
+        self._work: asyncio.Future[Any] | None = None
+        """What was begun last. Another beside it could write the same file."""
+        self._moved = 0
 
     async def open(self, needs: Sequence[Need]) -> "FolderTransport | Unreachable":  # noqa: ARG002 - the seam's
         """See whether the folder is there."""
-        if await self._syncer.run(partial(is_there, self._path)):
-            return self
-        return Unreachable("FOLDER_MISSING", f"{self._path} is not there: is it mounted?")
+        there = await self._aside(partial(is_there, self._path))
+        if isinstance(there, Unreachable):
+            return there
+        return self if there else Unreachable("FOLDER_MISSING", f"{self._path} is not there: is it mounted?")
 
     async def send(self, parcels: Sequence[Parcel]) -> AsyncIterator[tuple[Parcel, Outcome]]:
         """Copy each parcel in turn."""
         for parcel in parcels:
-            outcome = await self._syncer.run(partial(self._deliver, parcel))
+            outcome = await self._aside(partial(self._deliver, parcel))
             yield parcel, outcome
             if isinstance(outcome, Unreachable):
                 return
 
     async def close(self) -> None:
         """Nothing is open."""
+
+    async def _aside(self, work: Callable[[], T]) -> T | Unreachable:
+        """Do ``work`` in a thread; say that the folder does not answer once that makes no progress."""
+        silent = Unreachable("FOLDER_SILENT", f"{self._path} does not answer: is the share or disk there?")
+        if self._work is not None and not self._work.done():
+            return silent
+        self._work = doing = asyncio.ensure_future(aside(work))
+        moved = -1
+        while not doing.done() and moved != self._moved:
+            moved = self._moved
+            await asyncio.wait((doing,), timeout=_SILENCE)
+        return doing.result() if doing.done() else silent
 
     def _deliver(self, parcel: Parcel) -> Outcome:
         name = parcel.digest.hex()
@@ -69,6 +95,10 @@ class FolderTransport:
                     while chunk := source.read(_CHUNK):
                         digest.update(chunk)
                         target.write(chunk)
+                        self._moved += 1
+                        if target.tell() % _SYNC_EVERY < _CHUNK:
+                            target.flush()
+                            os.fdatasync(target.fileno())
                     if digest.digest() != parcel.digest:
                         raise DamagedError
                     target.flush()
@@ -80,6 +110,8 @@ class FolderTransport:
             temporary.unlink(missing_ok=True)
             return Refused("FILE_DAMAGED", "the stored file is not what was received: its digest differs")
         except OSError as e:
+            if e.errno in FULL:
+                return Unreachable("FOLDER_FULL", f"{self._path} is full: {e.strerror}.", midway=True)
             return Unreachable("FOLDER_FAILED", f"{self._path} cannot be written: {e.strerror}.", midway=True)
         return Accepted("COPIED", Evidence.COPIED)
 

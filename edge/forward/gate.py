@@ -35,9 +35,12 @@ class Gate:
         return self._failures > 0
 
     def fail(self, why: Unreachable) -> None:
-        """Shut after a failure."""
-        self._failures += 1
-        self._open_at = self._clock.monotonic() + max(backoff(self._failures, self._random), why.after or 0.0)
+        """Shut after a failure; while it is shut, what was on its way fails for the same reason and counts no more."""
+        now = self._clock.monotonic()
+        if now >= self._open_at:
+            self._failures += 1
+            self._open_at = now + backoff(self._failures, self._random)
+        self._open_at = max(self._open_at, now + (why.after or 0.0))
         self._opened.clear()
         gauge = self._gauge
         if not gauge.problem_code:

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from edge.board import DestinationGauge
 from edge.clock import Clock
 from edge.evidence import Evidence
 from edge.forward.backoff import backoff
 from edge.forward.gate import Gate
 from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable
+from edge.forward.oversize import Oversize
 from edge.forward.width import Width
 from edge.states import DeliveryState
 from edge.store import Parcel, Settlement
@@ -17,6 +20,8 @@ _STRIKES: Final = 3
 """Failures in the middle of one instance after which it waits alone."""
 _LATER_IN_A_ROW: Final = 3
 """Instances put off in a row after which the destination as a whole is given a rest."""
+_ASIDE: Final = 2.0
+"""Seconds for which what is too big for the line makes room."""
 _HOURLY: Final = 24
 _DAY: Final = 86400.0
 
@@ -29,6 +34,7 @@ class Judge:
         name: str,
         gate: Gate,
         width: Width,
+        oversize: Oversize,
         gauge: DestinationGauge,
         clock: Clock,
         random: Callable[[], float],
@@ -38,6 +44,7 @@ class Judge:
         self._name = name
         self._gate = gate
         self._width = width
+        self._oversize = oversize
         self._gauge = gauge
         self._clock = clock
         self._random = random
@@ -53,9 +60,11 @@ class Judge:
                 # of what took longer only so much went lately, or a slow line would seem to be fast
                 self._gauge.rate.add(int(parcel.length * min(1.0, self._gauge.rate.window / max(took, 1e-9))))
                 self._width.sent(parcel.length)
-                return self._settlement(
+                self._oversize.passed(parcel)
+                done = self._settlement(
                     parcel, DeliveryState.ACCEPTED, outcome.code, outcome.detail, evidence=outcome.evidence
                 )
+                return msgspec.structs.replace(done, rendering=outcome.rendering)
             case TryLater():
                 self._later += 1
                 if self._later >= _LATER_IN_A_ROW:
@@ -64,17 +73,23 @@ class Judge:
             case Refused():
                 self._later = 0
                 self._gate.succeed()
+                self._oversize.over(parcel)
                 if outcome.unsupported and self._skip:
                     return self._settlement(parcel, DeliveryState.DECLINED, outcome.code, outcome.detail)
                 return self._settlement(parcel, DeliveryState.HELD, outcome.code, outcome.detail)
             case Unreachable():
-                if not outcome.echo and (parcel.strikes + 1 < _STRIKES or self._gate.failing):
-                    self._gate.fail(outcome)
-                if outcome.midway and not (outcome.echo or parcel.strikes):
-                    self._width.lost()
-                if outcome.midway:
-                    return self._put_off(parcel, outcome.code, outcome.detail, None)
-                return self.untouched(parcel)
+                return self._unreachable(parcel, outcome)
+
+    def _unreachable(self, parcel: Parcel, outcome: Unreachable) -> Settlement:
+        if not outcome.echo and (parcel.strikes + 1 < _STRIKES or self._gate.failing):
+            self._gate.fail(outcome)
+        if not outcome.midway:
+            return self.untouched(parcel)
+        if not outcome.echo:
+            self._oversize.broke(parcel)
+            if parcel.strikes < _STRIKES:
+                self._width.lost()
+        return self._put_off(parcel, outcome.code, outcome.detail, None)
 
     def failed(self, parcel: Parcel, error: Exception) -> Settlement:
         """Take a fault of this program for a session that broke: what it was at waits, alone if it happens again."""
@@ -127,4 +142,12 @@ class Judge:
             state=DeliveryState.QUEUED,
             strikes=parcel.strikes,
             attempted=False,
+        )
+
+    def aside(self, parcel: Parcel) -> Settlement:
+        """Give back a parcel that makes room for others."""
+        return msgspec.structs.replace(
+            self.untouched(parcel),
+            detail="it was broken off or is large, and waits until nothing else is sent.",
+            not_before=self._clock.monotonic() + _ASIDE,
         )

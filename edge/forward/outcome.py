@@ -11,6 +11,7 @@ import msgspec
 from edge.dicom import status
 from edge.dicom.status import StatusClass
 from edge.evidence import Evidence
+from edge.model import Rendering
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -20,6 +21,8 @@ class Accepted(msgspec.Struct, frozen=True):
     evidence: Evidence
     detail: str = ""
     """The warning it said it with, if any."""
+    rendering: Rendering | None = None
+    """What was sent; None: what is stored."""
 
 
 class TryLater(msgspec.Struct, frozen=True):

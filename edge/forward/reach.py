@@ -1,6 +1,5 @@
 """Reaching a DIMSE destination: associations as its configuration says, and why there is none, in words for people."""
 
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeVar
@@ -8,9 +7,10 @@ from typing import Final, TypeVar
 from edge.config import DimseDestination
 from edge.dicom.association import AbortedError, ReleasedError
 from edge.dicom.pdu import AssociateReject, InvalidPDU, Role
-from edge.dicom.requestor import Address, NoContextError, RejectedError, Requestor, connect
+from edge.dicom.requestor import Address, NoConnectionError, NoContextError, RejectedError, Requestor, connect
 from edge.dicom.wire import ConnectionLostError, DeadlineError
 from edge.forward.outcome import Unreachable, Unsupported
+from edge.forward.unreached import unreached
 from edge.tls import Credentials, Failure, destination_credentials, failure
 
 T = TypeVar("T")
@@ -138,6 +138,29 @@ def _rejection(reject: AssociateReject) -> str:
 _TLS_HINT: Final = " after the first words of TLS: does it speak TLS there, and know our certificate?"
 
 
+_TLS_HINTS: Final = (
+    (("certificate required",), "It wants a certificate of ours: name it with tls.certificate_file and tls.key_file."),
+    (
+        ("alert unknown ca", "alert bad certificate", "alert certificate", "alert access denied"),
+        "It does not accept our certificate: have it, or who signed it, entered there.",
+    ),
+    (("wrong version number", "http request", "record layer", "packet length"), "Does it speak TLS on this port?"),
+    (
+        ("protocol version", "unsupported protocol", "handshake failure", "no shared cipher"),
+        "It must speak TLS 1.2 or newer with the ciphers of today, and may want a certificate of ours.",
+    ),
+)
+"""What stands in a refusal (RFC 8446 6.2, and OpenSSL's words), and what it mostly means."""
+
+
+def _tls_hint(text: str) -> str:
+    """Say what a refusal mostly means."""
+    for words, hint in _TLS_HINTS:
+        if any(word in text for word in words):
+            return hint
+    return "Does it speak TLS there, and know our certificate?"
+
+
 def about_tls(why: Failure, where: str, key: str, *, trusted: bool, midway: bool) -> Unreachable:
     """Say what went wrong with TLS; ``key`` of the configuration names the host."""
     match why.kind:
@@ -148,6 +171,9 @@ def about_tls(why: Failure, where: str, key: str, *, trusted: bool, midway: bool
                 "images wait until the clock is set."
             )
             return Unreachable("CLOCK_NOT_TRUSTED", text, midway=midway)
+        case "dates" if "not yet" in why.text:
+            text = f"the certificate of {where} is not valid now ({why.text}): is our clock behind, or theirs ahead?"
+            return Unreachable("PEER_CERTIFICATE_EXPIRED", text, midway=midway)
         case "dates":
             text = f"the certificate of {where} is not valid now ({why.text}): it must be renewed there."
             return Unreachable("PEER_CERTIFICATE_EXPIRED", text, midway=midway)
@@ -160,7 +186,7 @@ def about_tls(why: Failure, where: str, key: str, *, trusted: bool, midway: bool
         case "peer":
             return Unreachable("PEER_CERTIFICATE_BAD", f"the certificate of {where} is bad: {why.text}.", midway=midway)
         case _:
-            text = f"{where} and we cannot agree on TLS: {why.text}. Does it speak TLS there, and know our certificate?"
+            text = f"{where} and we cannot agree on TLS: {why.text}. {_tls_hint(why.text)}"
             return Unreachable("TLS_REFUSED", text, midway=midway)
 
 
@@ -169,16 +195,13 @@ def diagnose(
 ) -> Unreachable:
     """Say what a failure means, in words a technician can read to IT; ``trusted``: whether our clock is right."""
     where = f"{destination.host} port {destination.port}"
+    # with TLS nobody can tell here whether it was the connection or the handshake that took too long
+    plain = destination.tls is None or not isinstance(error, NoConnectionError)
     match error:
         case _ if (why := failure(error)) is not None:
             return about_tls(why, where, "host", trusted=trusted, midway=midway)
-        case socket.gaierror() | UnicodeError():
-            code, text = (
-                "NO_ADDRESS",
-                f"the name {destination.host} cannot be resolved: check DNS or the host",
-            )
-        case ConnectionRefusedError():
-            code, text = "REFUSED_CONNECTION", f"{where} refuses connections: is the PACS running?"
+        case _ if plain and (found := unreached(error, destination.host, where, "PACS")) is not None:
+            code, text = found
         case RejectedError():
             code = "ASSOCIATION_REJECTED"
             text = f"{where} rejected the association: {_rejection(error.reject)}"
@@ -191,8 +214,6 @@ def diagnose(
             code, text = "CONNECTION_LOST", f"{where} closed the connection{hint}"
         case InvalidPDU():
             code, text = "PROTOCOL_ERROR", f"{where} does not speak DICOM as it should: {error}"
-        case OSError():
-            code, text = "NO_ROUTE", f"{where} cannot be reached: {error.strerror or error}"
         case _:
             code, text = "FAILED", f"{where}: {error}"
-    return Unreachable(code, text if text.endswith("?") else text + ".", midway=midway)
+    return Unreachable(code, text if text.endswith(("?", ".")) else text + ".", midway=midway)

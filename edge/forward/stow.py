@@ -2,7 +2,8 @@
 
 An instance is accepted where the answer lists it, whatever the status of the answer. One that the answer passes over
 is sent again, and it alone. A session begins with one instance and makes its requests larger as they succeed, so that a
-server that is down costs one of them; what failed before goes in small company, then alone.
+server that is down costs one of them; what failed before goes in small company, then alone. What is refused for its
+transfer syntax is tried once more in another (`edge.forward.syntaxes`).
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Final
 import msgspec
 
 from edge.dicom import status
+from edge.dicom.uids import EXPLICIT_LITTLE
 from edge.dicomweb.answer import Stored, UnreadableError, stored
 from edge.dicomweb.client import Answer, Client
 from edge.dicomweb.errors import LostError, WebError
@@ -19,8 +21,10 @@ from edge.evidence import Evidence
 from edge.forward.limit import Limiter, Paced
 from edge.forward.outcome import ALREADY, Accepted, Outcome, Refused, TryLater, Unreachable, from_reason
 from edge.forward.stored import SpoiltError, part
+from edge.forward.syntaxes import Syntaxes, untaken
 from edge.forward.web import JSON, XML, Web
 from edge.forward.webquery import names
+from edge.forward.workshop import Rendition
 from edge.model import Need
 from edge.spool import Syncer
 from edge.store import Parcel
@@ -43,6 +47,8 @@ _TOO_LARGE: Final = 413
 _UNSUPPORTED: Final = 415
 _BAD: Final = frozenset({400, _UNSUPPORTED, 422})
 
+_REFUSED_LATELY: Final = Refused("UNSUPPORTED_MEDIA", "it takes no such transfer syntax.", unsupported=True)
+
 Told = list[tuple[Parcel, Outcome]]
 
 
@@ -63,32 +69,46 @@ class Learnt:
 class StowTransport:
     """Reaches one destination by STOW-RS."""
 
-    def __init__(self, web: Web, syncer: Syncer, limiter: Limiter | None = None) -> None:
-        """``limiter`` is asked before each piece of each request; None: there is no limit."""
+    def __init__(
+        self, web: Web, syncer: Syncer, limiter: Limiter | None = None, syntaxes: Syntaxes | None = None
+    ) -> None:
+        """``limiter`` is asked before each piece of each request; None: there is no limit.
+
+        ``syntaxes`` says what may be sent in which; None: everything as it is stored.
+        """
         self._web = web
         self._syncer = syncer
         self._limiter = limiter
+        self._syntaxes = Syntaxes() if syntaxes is None else syntaxes
         self._learnt = Learnt()
 
     async def open(self, needs: Sequence[Need]) -> "StowSession | Unreachable":  # noqa: ARG002 - the seam's
         """See whether there is what a request needs; the first one connects."""
+        await self._syntaxes.ready()
         client = await self._web.client()
         if isinstance(client, Unreachable):
             return client
-        return StowSession(client, self._web, self._syncer, self._learnt, self._limiter)
+        return StowSession(client, self._web, self._syncer, self._learnt, self._limiter, self._syntaxes)
 
 
 class StowSession:
     """One connection, and requests on it in turn."""
 
     def __init__(
-        self, client: Client, web: Web, syncer: Syncer, learnt: Learnt, limiter: Limiter | None = None
+        self,
+        client: Client,
+        web: Web,
+        syncer: Syncer,
+        learnt: Learnt,
+        limiter: Limiter | None = None,
+        syntaxes: Syntaxes | None = None,
     ) -> None:
         self._client = client
         self._web = web
         self._syncer = syncer
         self._learnt = learnt
         self._limiter = limiter
+        self._syntaxes = Syntaxes() if syntaxes is None else syntaxes
         self._most = 1
         self._failed = False
         self._asking = True
@@ -104,8 +124,16 @@ class StowSession:
         coming = Coming(parcels)
         try:
             while not self._failed and (batch := coming.together(self._most, self._learnt.most_bytes)):
-                async for told in self._deliver(batch):
-                    yield told
+                known = [p for p in batch if p.kind.transfer_syntax_uid not in self._syntaxes.proposals(p.kind)]
+                for parcel in known:
+                    yield parcel, await self._otherwise(parcel)
+                async for parcel, outcome in self._deliver([p for p in batch if p not in known]):
+                    if untaken(outcome):
+                        yield parcel, await self._otherwise(parcel, outcome)
+                        continue
+                    if isinstance(outcome, Accepted):
+                        await self._syntaxes.learn({parcel.kind: True})
+                    yield parcel, outcome
         except BaseException:
             self._failed = True
             await self._client.close()
@@ -115,9 +143,25 @@ class StowSession:
         """Close the connection."""
         await self._client.close()
 
+    async def _otherwise(self, parcel: Parcel, refused: Outcome = _REFUSED_LATELY) -> Outcome:
+        """Try once more, in Explicit VR Little Endian, what was refused as it is stored (PS3.18 8.7.3)."""
+        if EXPLICIT_LITTLE not in self._syntaxes.instead(parcel.kind):
+            await self._syntaxes.learn({parcel.kind: False})
+            return refused
+        made = await self._syntaxes.render(parcel, EXPLICIT_LITTLE)
+        if not isinstance(made, Rendition):
+            return made
+        with made:
+            said = [made.told(outcome) async for _, outcome in self._deliver([made.parcel])]
+        if not said:  # another one found that the connection is lost
+            return Unreachable("CONNECTION_LOST", "the connection was lost before it could be sent.", echo=True)
+        taken = {made.parcel.kind: True} if isinstance(said[0], Accepted) else {}
+        await self._syntaxes.learn(taken if refused is _REFUSED_LATELY else {parcel.kind: False, **taken})
+        return said[0]
+
     async def _deliver(self, batch: Sequence[Parcel]) -> AsyncIterator[tuple[Parcel, Outcome]]:
         """Send one batch, in parts where it cannot go as a whole."""
-        waiting = [batch]
+        waiting = [batch] if batch else []
         while waiting and not self._failed:
             some = waiting.pop()
             said = await self._request(some)

@@ -1,7 +1,8 @@
 """Proof, for one destination: what it accepted is asked about, study by study, until it is proven or put aside.
 
 Waits for a study to be quiet, so that one request names many instances. Never gives up, never asks in a hurry, and
-settles nothing itself: a verdict comes from a report (`Reports`) or from the answer to a query.
+settles nothing itself: a verdict comes from a report (`Reports`), from a result that is fetched (`WebCommitment`), or
+from the answer to a query.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from edge.clock import Clock
 from edge.dicom.commitment import ActionInformation
 from edge.findings import Journal
 from edge.forward.backoff import backoff
-from edge.forward.commitment import Asked, Commitment
+from edge.forward.commitment import Asked, Asking
 from edge.forward.gate import Gate
 from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.query import Looking, Seen
@@ -56,7 +57,7 @@ class Verifier:
         store: Store,
         gate: Gate,
         *,
-        commitment: Commitment | None,
+        commitment: Asking | None,
         query: Looking | None,
         new_uid: Callable[[], str],
         gauge: DestinationGauge,
@@ -98,6 +99,9 @@ class Verifier:
         now = self._clock.monotonic()
         if not self._may_ask(now):
             return False
+        if self._commitment is not None and (failed := await self._commitment.collect()) is not None:
+            await self._failed((), failed)
+            return False
         batch = await self._store.provable(self._name, QUIET, LONGEST_WAIT, MOST)
         if batch is None:
             return False
@@ -123,7 +127,7 @@ class Verifier:
         """Whether it can be queried, as far as we know."""
         return self._query is not None and now >= self._queries_from
 
-    async def _ask(self, commitment: Commitment, batch: Batch) -> None:
+    async def _ask(self, commitment: Asking, batch: Batch) -> None:
         uid, now = self._new_uid(), self._clock.monotonic()
         tries = max(item.unheard for item in batch.items)
         patience = PATIENCE if self._queries(now) else _AGAIN[min(tries, len(_AGAIN) - 1)]
@@ -188,11 +192,15 @@ class Verifier:
         if isinstance(why, Declined):
             self._journal.state("PROOF_DECLINED", self._component, self._sentence(why.detail))
         wait = backoff(self._failures, self._random)
+        if isinstance(why, Unreachable):
+            wait = max(wait, why.after or 0.0)
         self._rests_until = self._clock.monotonic() + wait
         self._despite_at = self._clock.monotonic() + _DESPITE
         await self._later(items, wait, untaken=untaken)
 
     async def _later(self, items: Sequence[Provable], seconds: float, *, untaken: bool = False) -> None:
+        if not items:
+            return
         await self._store.postpone(self._name, items, self._clock.monotonic() + seconds, untaken=untaken)
 
     def _sentence(self, detail: str) -> str:

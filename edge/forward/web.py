@@ -114,6 +114,9 @@ class Web:
         match why:
             case _ if (fault := failure(why)) is not None:
                 return about_tls(fault, where, "url", trusted=self._clock.trusted(), midway=midway)
+            case None | TimeoutError() if not self._destination.secure:
+                code = "FILTERED"
+                text = f"{where} does not react to connections: it is off, or a firewall on the way drops them."
             case None | TimeoutError():
                 code, text = "NO_ANSWER", f"{where} does not answer in time."
             case socket.gaierror():

@@ -11,15 +11,19 @@ from edge.clock import Clock
 
 _ROUND: Final = 0.5
 """Seconds of unbroken work over which a rate is measured."""
-_OBJECTS: Final = 2
-"""Objects of each session that a round must have seen: the time of a single one says little."""
-_WORTH: Final = 0.25
+_FIRST_ROUND: Final = 0.2
+"""The same until a step was in vain: a long line is idle until there are enough."""
+_TURNS: Final = 4
+"""Pieces of work of each session that a round must have seen: they count at their end, which may fall behind it."""
+_WORTH: Final = 0.15
 """Part of the gain that more sessions could bring, which a step must bring to stay."""
 _LEAST_WORTH: Final = 0.03
 _HOLD: Final = 10.0
 _LONGEST_HOLD: Final = 160.0
 """Seconds until another step is tried, doubling each time that one was in vain."""
 _REFUSED: Final = 60.0
+_TOGETHER: Final = 1.0
+"""Seconds within which sessions that break are one loss: the line was cut under all of them."""
 
 
 class Width:
@@ -32,7 +36,8 @@ class Width:
         self._clock = clock
         self._since: float | None = None
         self._bytes = 0
-        self._objects = 0
+        self._turns = 0
+        self._lost_at: float | None = None
         self._before: tuple[int, float] | None = None
         """Number and rate before the step that is being tried."""
         self._hold = 0.0
@@ -41,7 +46,6 @@ class Width:
     def sent(self, amount: int) -> None:
         """Count an object of ``amount`` bytes that was accepted."""
         self._bytes += amount
-        self._objects += 1
 
     def rest(self) -> None:
         """There is nothing to do: what was measured so far says nothing."""
@@ -49,7 +53,10 @@ class Width:
 
     def lost(self) -> None:
         """A session broke."""
-        self._settle(self.target // 2, _HOLD)
+        now = self._clock.monotonic()
+        if self._lost_at is None or now - self._lost_at > _TOGETHER:
+            self._lost_at = now
+            self._settle(self.target // 2, _HOLD)
 
     def refused(self, standing: int) -> None:
         """Another session was not to be had beside those ``standing``."""
@@ -62,7 +69,8 @@ class Width:
             self._begin(now)
             return
         elapsed = now - self._since
-        if elapsed < _ROUND or self._objects < _OBJECTS * standing:
+        self._turns += 1
+        if elapsed < (_ROUND if self._hold else _FIRST_ROUND) or self._turns < _TURNS * standing:
             return
         rate = self._bytes / elapsed
         self._begin(now)
@@ -76,7 +84,7 @@ class Width:
             self._grow(rate)
 
     def _begin(self, now: float) -> None:
-        self._since, self._bytes, self._objects = now, 0, 0
+        self._since, self._bytes, self._turns = now, 0, 0
 
     def _worth_it(self, fewer: int, slower: float, rate: float) -> bool:
         gain = max(_LEAST_WORTH, _WORTH * (self.target - fewer) / fewer)

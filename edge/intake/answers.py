@@ -14,7 +14,7 @@ from typing import Final
 
 from edge.clock import Clock
 from edge.findings import Journal
-from edge.intake.threads import aside
+from edge.threads import aside
 
 SILENCE: Final = 30.0
 """Seconds after which a folder that has not answered is said not to; it is asked three times as often."""

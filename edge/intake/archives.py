@@ -13,10 +13,10 @@ from edge.dicom import part10
 from edge.dicom.whole import hopeless, recognise
 from edge.intake.fate import LEFT, Fate, Result, contained, unreadable
 from edge.intake.receiver import TOO_LONG, Receiver
-from edge.intake.threads import Run
 from edge.intake.tree import FIRST, ChangedError, Readable
 from edge.intake.unpack import Archive, ArchiveError, NoRoomToUnpackError, UnfinishedArchiveError
 from edge.model import Origin
+from edge.threads import Run
 
 _AROUND: Final = part10.MOST_META + len(part10.PREAMBLE)
 """Bytes of a file that are not the object's, at the most."""

@@ -26,9 +26,9 @@ from edge.intake.settling import Settling
 from edge.intake.sweep import Sweep
 from edge.intake.taker import Taker
 from edge.intake.taking import Taking
-from edge.intake.threads import Run
 from edge.intake.tree import Entry
 from edge.store import Store, StoreError
+from edge.threads import Run
 
 T = TypeVar("T")
 

@@ -19,9 +19,9 @@ from edge.intake.places import Place, entries, lacking, resolve
 from edge.intake.remote import RemoteReceiver
 from edge.intake.taker import Taker
 from edge.intake.tally import Tally
-from edge.intake.threads import Run
 from edge.intake.tree import Entry, plain
 from edge.model import Source
+from edge.threads import Run
 
 _BATCH: Final = 256
 _TELL_EVERY: Final = 1.0

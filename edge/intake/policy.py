@@ -18,7 +18,7 @@ from edge.config import Config, DimseDestination
 from edge.dicom.acceptor import CALLED_UNKNOWN, CALLING_UNKNOWN, LOCAL_LIMIT, Peer, describe
 from edge.dicom.dataset import SYNTAXES
 from edge.dicom.pdu import AssociateReject, AssociateRequest
-from edge.dicom.uids import STORAGE_COMMITMENT, accepts_as_storage, valid_uid
+from edge.dicom.uids import STORAGE_COMMITMENT, VERIFICATION, accepts_as_storage, valid_uid
 from edge.findings import Journal, printable
 from edge.intake.admission import Admission
 from edge.quota import Lines
@@ -55,6 +55,7 @@ class ReceivePolicy:
     ) -> None:
         """``forgiven``: so many times an address may meet a limit within an hour before that is a finding."""
         self._titles = frozenset(config.receive.titles)
+        self._address = config.receive.address
         self._private = config.receive.private_storage
         self._modalities = [
             (m.ae_title, None if m.address is None else ipaddress.ip_network(m.address, strict=False))
@@ -76,6 +77,8 @@ class ReceivePolicy:
     def admit(self, request: AssociateRequest, address: str) -> AssociateReject | None:
         """Check titles and address, and whether there is room for what would be sent."""
         peer = Peer(request.calling, request.called, address)
+        if self._is_ourselves(request, address):
+            return None
         if request.called not in self._titles and (request.calling, request.called) not in self._ours:
             return self._refuse(peer, CALLED_UNKNOWN, "it calls this box by another name", f": {request.called!r}")
         if not (self._anyone or self._known(request.calling, address)):
@@ -86,6 +89,12 @@ class ReceivePolicy:
             return LOCAL_LIMIT
         self._notice_twin(peer)
         return None
+
+    def _is_ourselves(self, request: AssociateRequest, address: str) -> bool:
+        """Whether it is this box asking itself whether it hears (`edge doctor`): C-ECHO and no more."""
+        ours = request.called in self._titles and request.calling == request.called
+        only_echo = bool(request.contexts) and all(c.abstract_syntax == VERIFICATION for c in request.contexts)
+        return ours and only_echo and (address == self._address or ipaddress.ip_address(address).is_loopback)
 
     def _notice_twin(self, peer: Peer) -> None:
         """Two senders that share a title are often one that was copied: what comes from which cannot be told."""

@@ -8,8 +8,8 @@ from typing import Final
 
 from edge.config import Watch
 from edge.intake import clearing
-from edge.intake.threads import Run
 from edge.intake.tree import ChangedError, Entry
+from edge.threads import Run
 
 DONE: Final = "done"
 """The folder, in the watched one, into which files are moved; it is not watched."""

@@ -14,9 +14,9 @@ from edge.dicom.whole import Whole
 from edge.intake.handover import CUT, Answer, Has, Object, Progress, Said
 from edge.intake.receiver import TOO_LONG, NoRoomNowError, ReceiverError, RefusedObjectError, TooLargeNowError
 from edge.intake.taker import digest_of
-from edge.intake.threads import Run
 from edge.intake.tree import ChangedError, Readable
 from edge.model import Origin, Source
+from edge.threads import Run
 
 _CHUNK: Final = 256 << 10
 

@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 
 from edge.clock import Clock
 from edge.intake import tree
-from edge.intake.threads import Run
 from edge.intake.tree import Entry
 from edge.model import Origin
 from edge.store import Store, taken
+from edge.threads import Run
 
 EVERY: Final = 3600.0
 """Seconds between two sweeps."""

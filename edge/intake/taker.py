@@ -18,9 +18,9 @@ from edge.intake import seal as seals
 from edge.intake.archives import ArchiveTaker
 from edge.intake.fate import Fate, Result, contained, unreadable
 from edge.intake.receiver import NoRoomNowError, Receiver, RefusedObjectError, TooLargeNowError
-from edge.intake.threads import Run
 from edge.intake.tree import MOST_NUMBER, ChangedError, Entry, OpenFile, Readable, bounded, open_file
 from edge.model import Origin, Source
+from edge.threads import Run
 
 _CHUNK: Final = 1 << 20
 _LONGEST: Final = 255

@@ -8,10 +8,10 @@ from edge.dicom.whole import Whole
 from edge.findings import Journal
 from edge.intake.door import TOO_LARGE, Door, Incoming, NoRoomError, RefusedError, TooLongError
 from edge.intake.receiver import TOO_LONG, NoRoomNowError, RefusedObjectError, TooLargeNowError
-from edge.intake.threads import Run
 from edge.intake.tree import ChangedError, Readable
 from edge.model import Origin, Source
 from edge.store import Fate, Store
+from edge.threads import Run
 
 _CHUNK: Final = 1 << 20
 

@@ -12,6 +12,7 @@ from edge.spool.ledger import Free, Ledger, Reservation
 from edge.spool.medium import doubts
 from edge.spool.part import FolderError, Part
 from edge.spool.reader import Reader
+from edge.spool.scratch import NoRoomError, Scratch
 from edge.spool.sync import Syncer
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "Free",
     "Identity",
     "Ledger",
+    "NoRoomError",
     "Part",
     "Reader",
     "Reservation",
+    "Scratch",
     "Spool",
     "StorageError",
     "Syncer",

@@ -5,6 +5,7 @@ of its own that cannot write. Only this package speaks SQL.
 """
 
 from edge.store.audits import Stored
+from edge.store.capabilities import Capability
 from edge.store.commands import CommandRow
 from edge.store.connection import NotOursError, StoreError, StoreFailedError
 from edge.store.deliver import Parcel, Settlement
@@ -22,6 +23,7 @@ from edge.store.verdicts import Reported
 __all__ = [
     "Answer",
     "Batch",
+    "Capability",
     "Choice",
     "CommandRow",
     "Dated",

@@ -11,9 +11,9 @@ import msgspec
 
 from edge.events import Event, refused
 from edge.evidence import BY_UID, WORDS, Evidence, proves
-from edge.model import BACKGROUND, ROUTINE, Kind, Need
+from edge.model import BACKGROUND, ROUTINE, Kind, Need, Rendering
 from edge.states import DeliveryState, may_move
-from edge.store import events, promises, proofs, verdicts
+from edge.store import events, promises, proofs, renderings, verdicts
 from edge.store.connection import NotOursError, StoreError
 from edge.store.trail import Mark, write
 from edge.store.turns import Turns
@@ -53,6 +53,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """Whether anything was sent, so that the trail tells of it."""
     evidence: Evidence | None = None
     """What proves ``state``, where that is accepted or verified."""
+    rendering: Rendering | None = None
+    """What was sent; None: what is stored, or nothing."""
 
 
 _PROVEN: Final = frozenset({DeliveryState.ACCEPTED, DeliveryState.VERIFIED})
@@ -121,6 +123,14 @@ def _settle(
             raise NotOursError(f"Object {s.instance} is not being sent to {s.destination} by this session.")
         if s.state is not DeliveryState.QUEUED:
             over.append(changed[0][0])
+    write(
+        raw,
+        [
+            renderings.mark(s.instance, s.destination, r, now, trusted=trusted)
+            for s in settlements
+            if (r := s.rendering)
+        ],
+    )
     write(
         raw,
         [

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from edge.clock import Clock
 from edge.safety import StudyView
-from edge.store import deciding, promises, proofs, retain, studies, verdicts
+from edge.store import deciding, promises, proofs, requests, retain, studies, verdicts
 from edge.store.committer import Work
 from edge.store.deciding import Basis, Rule
 from edge.store.promises import Answer, CommitmentRequest
@@ -97,6 +97,22 @@ class Proving(ABC):
         return self._heard(
             await self._commit(lambda raw: verdicts.report(raw, report, monotonic, now, trusted=trusted))
         )
+
+    async def waited_for(self, destination: str) -> list[str]:
+        """Return the transaction UIDs of requests to ``destination`` whose results are waited for, the oldest first."""
+        return await self.reading.run(lambda raw: requests.waited_for(raw, destination))
+
+    async def waits(self, transaction_uid: str) -> bool:
+        """Whether the result of a request of ours is still waited for."""
+        return await self.reading.run(lambda raw: requests.waits(raw, transaction_uid))
+
+    async def vanished(self, transaction_uid: str, others: Sequence[str]) -> int:
+        """Have asked about anew what was in a request that the destination knows no more; how many instances.
+
+        Not what is in one of ``others``, which are waited for too.
+        """
+        monotonic = self._clock.monotonic()
+        return await self._commit(lambda raw: requests.vanished(raw, transaction_uid, others, monotonic))
 
     async def prove(self, destination: str, seen: Sequence[Verdict]) -> Reported:
         """Act on what a query showed: what it did not find is looked for again, and in the end sent again."""

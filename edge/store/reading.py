@@ -1,7 +1,7 @@
 """Questions to the store, on a connection that cannot write: what status, queue and trace tell."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -10,6 +10,8 @@ import msgspec
 from edge.evidence import told
 from edge.model import BACKGROUND, PRIORITIES
 from edge.states import DeliveryState
+from edge.store import capabilities, renderings
+from edge.store.capabilities import Capability
 from edge.store.connection import FILE, Connection, StoreError, StoreFailedError, explain, open_reader
 from edge.store.people import INSTANCES, Choice, condition
 from edge.store.record import CURED
@@ -65,6 +67,10 @@ class ProofRow(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     """Wall time, seconds since 1970."""
     clock_trusted: bool
+    sent_transfer_syntax_uid: str = ""
+    """In what it was sent; empty: as it is stored."""
+    sent_sha256: str = ""
+    """Of the dataset that was sent; empty: as it is stored."""
 
 
 class InstanceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +192,20 @@ class Reading:
 
         return await self.run(work)
 
+    async def owed(self, destination: str, instances: Collection[int]) -> frozenset[int]:
+        """Tell which of ``instances`` still go to ``destination``."""
+
+        def work(raw: sqlite3.Connection) -> frozenset[int]:
+            marks = ", ".join("?" * len(instances))
+            rows = raw.execute(
+                f"""SELECT instance FROM delivery WHERE destination = ? AND instance IN ({marks})
+                    AND state IN ('queued', 'sending')""",
+                (destination, *instances),
+            )
+            return frozenset(instance for (instance,) in rows)
+
+        return await self.run(work)
+
     async def queue(
         self, *, destination: str = "", state: DeliveryState | None = None, most: int = _MOST_ROWS
     ) -> list[DeliveryRow]:
@@ -206,6 +226,10 @@ class Reading:
             )
 
         return await self.run(work)
+
+    async def capabilities(self, destination: str) -> list[Capability]:
+        """Return what ``destination`` is known to take and to refuse."""
+        return await self.run(lambda raw: capabilities.of(raw, destination))
 
     async def trace(self, uid: str) -> list[InstanceRow]:
         """Return every instance that ``uid`` may mean, each with its deliveries and trail, in order of arrival."""
@@ -254,7 +278,9 @@ def _instance_row(raw: sqlite3.Connection, row: tuple[object, ...]) -> InstanceR
 
 def _proofs(deliveries: Iterable[DeliveryRow], trail: Iterable[TrailRow]) -> Iterator[ProofRow]:
     """What the trail tells of the state that each delivery is in."""
-    last = {(step.destination, step.event): step for step in trail}
+    steps = list(trail)
+    last = {(step.destination, step.event): step for step in steps}
+    sent = renderings.accepted((step.destination, step.event, step.code, step.detail) for step in steps)
     for delivery in deliveries:
         step = last.get((delivery.destination, delivery.state))
         if step is not None and delivery.state in (DeliveryState.ACCEPTED, DeliveryState.VERIFIED):
@@ -264,6 +290,8 @@ def _proofs(deliveries: Iterable[DeliveryRow], trail: Iterable[TrailRow]) -> Ite
                 by=step.code,
                 at=step.at,
                 clock_trusted=step.clock_trusted,
+                sent_transfer_syntax_uid=sent.get(step.destination, ("", ""))[0],
+                sent_sha256=sent.get(step.destination, ("", ""))[1],
             )
 
 

@@ -326,7 +326,21 @@ _FIFTH: Final = (
     "CREATE INDEX instance_lost ON instance (id) WHERE state = 'lost'",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+_CAPABILITIES: Final = (
+    # what destinations take and refuse, as they answered last
+    """CREATE TABLE capability (
+        destination TEXT NOT NULL,
+        sop_class_uid TEXT NOT NULL,
+        transfer_syntax_uid TEXT NOT NULL,
+        taken INTEGER NOT NULL CHECK (taken IN (0, 1)),
+        at REAL NOT NULL,
+        clock_trusted INTEGER NOT NULL CHECK (clock_trusted IN (0, 1)),
+        since REAL NOT NULL,  -- uptime
+        PRIMARY KEY (destination, sop_class_uid, transfer_syntax_uid)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _CAPABILITIES)
 """Migration i leads from version i to version i + 1."""
 VERSION: Final = len(MIGRATIONS)
 

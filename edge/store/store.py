@@ -5,15 +5,16 @@ itself now and then.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from edge.model import BACKGROUND, PRIORITIES, STAT, Header, Instance, Need, Origin, Source
+from edge.model import BACKGROUND, PRIORITIES, STAT, Header, Instance, Kind, Need, Origin, Source
 from edge.routing import Leg
 from edge.states import DeliveryState
-from edge.store import audits, deliver, people, record, retain, studies, taken
+from edge.store import audits, capabilities, deliver, people, record, retain, studies, taken
 from edge.store.audits import Stored
+from edge.store.capabilities import Capability
 from edge.store.deliver import Parcel, Settlement
 from edge.store.opened import Opened
 from edge.store.people import Choice
@@ -204,6 +205,15 @@ class Store(Opened, Telling, Proving):
         now = self._clock.monotonic()
         for name, priority in await self._committer.commit(lambda raw: deliver.ripen(raw, now)):
             self.press(name, priority)
+
+    async def capabilities(self, destination: str) -> list[Capability]:
+        """Return what ``destination`` is known to take and to refuse."""
+        return await self.reading.capabilities(destination)
+
+    async def keep_capabilities(self, destination: str, answers: Mapping[Kind, bool]) -> None:
+        """Keep what ``destination`` took, and what it did not."""
+        now, trusted = self._clock.now(), self._clock.trusted()
+        await self._commit(lambda raw: capabilities.keep(raw, destination, answers, now, trusted=trusted))
 
     # retention
 

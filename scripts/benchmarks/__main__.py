@@ -1,4 +1,4 @@
-"""`scripts/bench receive`, `scripts/bench forward` and `scripts/bench broker`: see docs/benchmarks.md."""
+"""`scripts/bench receive`, `forward`, `broker` and `wan`: see docs/benchmarks.md."""
 
 import argparse
 import json
@@ -20,6 +20,7 @@ from scripts.benchmarks.receive import receive
 from scripts.benchmarks.report import Report, markdown, show
 from scripts.benchmarks.sending import BrokenRunError, Samples
 from scripts.benchmarks.summary import Results, over
+from scripts.benchmarks.wan import bench_wan
 from tests.peers.program import PeerFailedError
 
 T = TypeVar("T")
@@ -30,8 +31,8 @@ _KINDS: Final = {str(kind): kind for kind in Kind}
 _NAGLE: Final = {"off": False, "on": True}
 _BROKEN: Final = (BrokenRunError, PeerFailedError, TimeoutError, urllib.error.URLError)
 _WIDTH: Final = 150
-_BROKER: Final = "broker"
-"""The work that has options of its own."""
+_APART: Final[dict[str, Callable[[Sequence[str]], int]]] = {"broker": bench_broker, "wan": bench_wan}
+"""Work that has options of its own."""
 
 
 class _Usage(argparse.Namespace):
@@ -94,7 +95,7 @@ def _usage(arguments: Sequence[str] | None) -> _Usage:
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description="Measures the appliance beside its peers, in interleaved rounds."
     )
-    parser.add_argument("work", type=Work, choices=list(Work), metavar="receive|forward|broker")
+    parser.add_argument("work", type=Work, choices=list(Work), metavar="receive|forward|broker|wan")
     parser.add_argument("--pairs", type=_positive, metavar="N", help="rounds; 5, quick: 1")
     parser.add_argument("--objects", type=_choices(_KINDS), default="ct,mr,multiframe", metavar="LIST")
     parser.add_argument("--peers", type=_choices(_PEERS), default="edge,storescp,orthanc,pynetdicom", metavar="LIST")
@@ -175,8 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 whatever the numbers are, 1 where a run broke."""
     signal.signal(signal.SIGTERM, _terminated)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == [_BROKER]:
-        return bench_broker(words[1:])
+    if words and (apart := _APART.get(words[0])) is not None:
+        return apart(words[1:])
     usage = _usage(words)
     with tempfile.TemporaryDirectory(prefix="edge-bench-", dir=usage.folder) as folder:
         bench = _Bench(usage, Path(folder))

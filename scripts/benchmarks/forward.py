@@ -119,20 +119,30 @@ class Forwarder(ABC):
         """Make ready to forward at once; the processes whose memory counts."""
 
     @abstractmethod
-    def finish(self, pacs: Pacs) -> float:
-        """Wait until all is forwarded, and tell when that was, by the wall clock. Raises BrokenRunError."""
+    def finish(self, pacs: Pacs | None) -> float:
+        """Wait until all is forwarded, and tell when that was, by the wall clock; ``pacs`` where that is the receiver.
+
+        Raises BrokenRunError.
+        """
 
     @abstractmethod
     def stop(self) -> None:
         """End it; does nothing to one that has ended."""
 
 
-class _Edge(Forwarder):
+class EdgeForwarder(Forwarder):
+    """The appliance, over DIMSE."""
+
     def __init__(self, cell: Cell, count: int, sample: FileObject, folder: Path, pacs: int) -> None:
         super().__init__(cell, count, sample, folder, pacs)
-        self.edge = Edge(folder, pacs=pacs, associations=cell.associations)
+        self.edge = self.appliance()
+
+    def appliance(self) -> Edge:
+        """Configure it."""
+        return Edge(self.folder, pacs=self.pacs, associations=self.cell.associations)
 
     def fill(self) -> None:
+        """Fill its store, and start it anew."""
         self.edge.start()
         send(self.edge.port, self.sample, self.count, min(_FILLING, self.count))
         with closing(self.edge.tally()) as tally:
@@ -142,9 +152,11 @@ class _Edge(Forwarder):
         self.edge.start()
 
     def begin(self) -> Sequence[int]:
+        """Its process; it runs."""
         return [self.edge.pid]
 
-    def finish(self, pacs: Pacs) -> float:
+    def finish(self, pacs: Pacs | None) -> float:
+        """Have it send all, and wait until it has."""
         del pacs
         deadline = time.monotonic() + TIMEOUT
         with closing(self.edge.tally()) as tally:
@@ -156,18 +168,25 @@ class _Edge(Forwarder):
             return time.time()
 
     def stop(self) -> None:
+        """End it."""
         self.edge.stop()
 
 
-class _Orthanc(Forwarder):
+class OrthancForwarder(Forwarder):
+    """Orthanc, over DIMSE."""
+
     def __init__(self, cell: Cell, count: int, sample: FileObject, folder: Path, pacs: int) -> None:
         super().__init__(cell, count, sample, folder, pacs)
-        modalities = {DESTINATION: ("PACS", pacs)}
-        settings = {"ConcurrentJobs": cell.associations}
-        self.orthanc = without_nagle(Orthanc(folder, modalities=modalities, settings=settings))
+        self.orthanc = without_nagle(self.server())
         self.identifiers: list[str] = []
 
+    def server(self) -> Orthanc:
+        """Configure it."""
+        settings = {"ConcurrentJobs": self.cell.associations}
+        return Orthanc(self.folder, modalities={DESTINATION: ("PACS", self.pacs)}, settings=settings)
+
     def fill(self) -> None:
+        """Fill its store, and start it anew."""
         self.orthanc.start()
         send(self.orthanc.dicom_port, self.sample, self.count, min(_FILLING, self.count))
         self.orthanc.kill()  # started anew as the appliance is; its own clean end takes seconds
@@ -177,20 +196,24 @@ class _Orthanc(Forwarder):
             raise BrokenRunError(f"Orthanc has {len(self.identifiers)} objects of {self.count}")
 
     def begin(self) -> Sequence[int]:
+        """Its process; it runs."""
         return [self.orthanc.pid]
 
-    def finish(self, pacs: Pacs) -> float:
+    def finish(self, pacs: Pacs | None) -> float:
+        """Have it send all, and wait until it has."""
         del pacs
         with ThreadPoolExecutor(self.cell.associations) as pool:
-            for account in pool.map(self._send, _split(self.identifiers, self.cell.associations)):
+            for account in pool.map(self.send, _split(self.identifiers, self.cell.associations)):
                 if account.get("FailedInstancesCount", 0):
                     raise BrokenRunError(f"Orthanc could not send: {account}")
         return time.time()
 
-    def _send(self, identifiers: Sequence[str]) -> dict[str, Any]:
+    def send(self, identifiers: Sequence[str]) -> dict[str, Any]:
+        """Send these; its account of it."""
         return self.orthanc.send(DESTINATION, identifiers)
 
     def stop(self) -> None:
+        """End it."""
         self.orthanc.kill()
 
 
@@ -225,7 +248,7 @@ class _Command(Forwarder):
             self.processes.append(process)
         return [process.pid for process in self.processes]
 
-    def finish(self, pacs: Pacs) -> float:
+    def finish(self, pacs: Pacs | None) -> float:
         for process in self.processes:
             try:
                 output, _ = process.communicate(timeout=TIMEOUT)
@@ -233,6 +256,8 @@ class _Command(Forwarder):
                 raise BrokenRunError(f"{self.command()[0]} was not done within {TIMEOUT:g} s") from e
             if process.returncode != 0:
                 raise BrokenRunError(f"{self.command()[0]} ended with {process.returncode}: {output.strip()}")
+        if pacs is None:
+            raise TypeError("only the receiver's own log tells when a program was done")
         # the receiver writes its last line beside the sender's end, not before it
         wait_for(lambda: len(pacs.releases()) == len(self.processes), _LAST_LINE, "the receiver's last line")
         return max(pacs.releases())
@@ -256,10 +281,10 @@ class _Pynetdicom(_Command):
         return [*module, "--port", str(self.pacs), "--called", "PACS"]
 
 
-_FORWARDERS: Final[Mapping[Peer, type[Forwarder]]] = {
-    Peer.EDGE: _Edge,
+FORWARDERS: Final[Mapping[Peer, type[Forwarder]]] = {
+    Peer.EDGE: EdgeForwarder,
     Peer.DCMTK: _Dcmsend,
-    Peer.ORTHANC: _Orthanc,
+    Peer.ORTHANC: OrthancForwarder,
     Peer.PYNETDICOM: _Pynetdicom,
 }
 
@@ -268,7 +293,7 @@ def forward(peer: Peer, cell: Cell, count: int, samples: Samples, folder: Path, 
     """Forward `count` objects, all in `folder`. Raises BrokenRunError, PeerFailedError, TimeoutError."""
     sample = samples.of(cell.kind)
     port = free_port()
-    with _FORWARDERS[peer](cell, count, sample, folder / "forwarder", port) as forwarder:
+    with FORWARDERS[peer](cell, count, sample, folder / "forwarder", port) as forwarder:
         os.sync()
         time.sleep(_SETTLE)
         with Pacs(folder / "pacs", port, cell.associations, nagle=cell.nagle) as pacs:

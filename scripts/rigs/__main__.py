@@ -1,4 +1,4 @@
-"""`scripts/rig power-cut`, `kill`, `disk`, `siege` and `files`: see docs/durability.md."""
+"""`scripts/rig power-cut`, `kill`, `disk`, `siege`, `files` and `line`: see docs/durability.md."""
 
 import argparse
 import importlib
@@ -16,6 +16,7 @@ _RIGS: Final = {
     "disk": "scripts.rigs.disk",
     "siege": "scripts.rigs.siege",
     "files": "scripts.rigs.files",
+    "line": "scripts.rigs.line",
 }
 _CANNOT: Final = 2
 

@@ -139,6 +139,12 @@ class Orthanc(Program):
         account: dict[str, Any] = json.loads(self._request("POST", f"/modalities/{modality}/store", body.encode()))
         return account
 
+    def stow(self, server: str, identifiers: Sequence[str]) -> dict[str, Any]:
+        """STOW-RS to a server of the plug-in's configuration and wait. Raises HTTPError where Orthanc failed."""
+        body = json.dumps({"Resources": list(identifiers), "Synchronous": True})
+        account: dict[str, Any] = json.loads(self._request("POST", f"/dicom-web/servers/{server}/stow", body.encode()))
+        return account
+
     def commit(self, modality: str, references: Sequence[tuple[str, str]]) -> str:
         """Ask a modality for storage commitment of these (SOP class, SOP instance); the transaction UID.
 

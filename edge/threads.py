@@ -45,7 +45,7 @@ class Threads:
 async def aside(work: Callable[[], Any]) -> Any:
     """Do ``work`` in a thread of its own; what it raises is raised."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    threading.Thread(target=_do, args=(work, future), daemon=True).start()
+    threading.Thread(target=_do, args=(work, future), name="aside", daemon=True).start()
     return await future
 
 

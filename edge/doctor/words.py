@@ -1,0 +1,116 @@
+"""Every sentence of the doctor's own, in one table, to be translated as a whole; problems have theirs in `problems`.
+
+What transports say of a failure is taken from them as it is, so that it reads as it does in `edge status`.
+"""
+
+from typing import Final
+
+TITLES: Final = {
+    "link": "network link",
+    "address": "own address",
+    "name": "name",
+    "route": "way there",
+    "connection": "connection",
+    "clock": "clock",
+    "tls": "TLS",
+    "association": "association",
+    "images": "images",
+    "echo": "C-ECHO",
+    "commitment": "commitment",
+    "query": "query",
+    "login": "login",
+    "answer": "HTTP answer",
+    "folder": "folder",
+    "mounted": "mounted",
+    "room": "room",
+    "written": "writing",
+    "storage": "storage",
+    "appliance": "appliance",
+    "listener": "listener",
+    "modalities": "modalities",
+    "broker": "broker",
+}
+"""The names of steps, for people."""
+
+TEXTS: Final = {
+    # any step
+    "not_tried": "not tried, because of: {step}",
+    "late": "it did not come to an end within {seconds} s.",
+    # the network
+    "link": "{names}: a cable or radio link is there",
+    "link_unknown": "this system does not tell which network interfaces it has",
+    "here": "not needed: it is this machine itself",
+    "addressed": "{addresses}",
+    "address_family": "this box has no address of the kind IPv{version}, which {host} is: it has {has}.",
+    "name_literal": "not needed: {host} is an address",
+    "name": "{host} is {addresses}",
+    "name_late": "the name {host} cannot be resolved: no name server answers within {seconds} s; check DNS, or write "
+    "an address instead.",
+    "route": "from {source} to {address}",
+    "no_route": "this box knows no way to {address}: {why}.",
+    "connected": "{where} takes connections",
+    "proxy": " {variable} names a proxy; dicom-edge goes to the server itself.",
+    "connection_lost": "{where} closes the connection at once.",
+    # TLS
+    "clock": "it says {now}",
+    "clock_wrong": "the clock of this box is wrong (it says {now}): certificates cannot be judged.",
+    "tls": "{version}; the certificate of {name} is valid until {ends}",
+    "tls_ends": "{version}; but the certificate of {name} ends soon, on {ends}.",
+    "tls_silent": "{where} takes connections, and then says nothing of TLS within {seconds} s.",
+    "tls_lost": "{where} closed the connection after the first words of TLS: does it speak TLS there, and know our "
+    "certificate?",
+    # DIMSE
+    "associated": "{called} takes associations from {calling}; PDUs of {pdu}",
+    "pdu_any": "any length",
+    "pdu": "up to {kib:g} KiB",
+    "images": "it takes {taken}",
+    "images_some": "it takes {taken}; not {refused}",
+    "images_none": "{called} takes none of the usual kinds of images ({refused}) from {calling}.",
+    "echo": "it answers 0000",
+    "no_echo": "it takes associations, but no C-ECHO",
+    "echo_status": "it answers C-ECHO with: {meaning}",
+    "empty_status": "it answers C-ECHO without a status",
+    "commitment": "it takes requests for storage commitment",
+    "commitment_refused": 'it takes no requests for storage commitment, which verify = "{verify}" needs.',
+    "query": "it answers queries ({count} found of a study that does not exist)",
+    "query_refused": 'it takes no queries (C-FIND, Study Root), which verify = "{verify}" needs.',
+    "query_failed": 'queries, which verify = "{verify}" needs, fail: {why}.',
+    # DICOMweb
+    "login_none": "not needed: no login is configured",
+    "login": "a {kind} login is at hand",
+    "answered": "{version} {status}",
+    "answered_via": "{version} {status}, by way of a proxy",
+    "clock_differs": "it answers {version} {status}; its clock and ours differ by {minutes} minutes.",
+    "qido": "it answers queries in DICOM JSON",
+    # folders
+    "folder": "{path} is there",
+    "folder_missing": "{path} is not there: is it mounted?",
+    "mounted": "on the file system at {mount}",
+    "not_mounted": "{path} lies on the system's own disk: nothing is mounted there.",
+    "room": "{free} free",
+    "room_short": "only {free} free.",
+    "folder_full": "{path} is full: {free} free.",
+    "written": "a file was written, synced and removed",
+    "folder_failed": "{path} cannot be written: {why}.",
+    # the box
+    "storage": "{path} is there",
+    "storage_missing": "{path} is not there yet: it is made at the first start",
+    "storage_closed": "{path} cannot be entered by this user: {why}.",
+    "storage_read_only": "{path} is on a file system that can only be read.",
+    "storage_room": "{free} free, of which {reserve} are kept in reserve",
+    "storage_short": "{free} free, {reserve} are kept in reserve: room is short.",
+    "storage_full": "{free} free, {reserve} are kept in reserve: no images are taken.",
+    "storage_failed": "{path} cannot be written: {why}.",
+    "box_clock": "it says {now}",
+    "box_clock_alone": "it says {now}; no time server keeps it right",
+    "running": "it runs, and takes images",
+    "closed": "it runs, and takes no images: {why}",
+    "not_running": "no appliance answers on {path}.",
+    "listening": "{title} on port {port} answers C-ECHO",
+    "listener_wrong": "our own listener does not answer as it should: {why}",
+    "listener_full": "not tried: as many associations are open as may be",
+    "needs_appliance": "not tried: the appliance does not run",
+    "heard": "the last image came at {last}; {count} since the start",
+    "unheard": "no image since the start of the appliance",
+    "refused": "somebody was refused: {why}",
+}
