@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,18 +87,14 @@ class Edge(Program):
     def tally(self, destination: str) -> dict[str, int]:
         """Deliveries to `destination` by state, straight from the store."""
         path = self.storage / "db" / "edge.sqlite"
-        if not path.exists():
-            return {}
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
         try:
-            rows = connection.execute(
-                "SELECT state, instances FROM tally WHERE destination = ? AND instances > 0", (destination,)
-            )
-            return dict(rows.fetchall())
-        except sqlite3.OperationalError:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+                rows = connection.execute(
+                    "SELECT state, instances FROM tally WHERE destination = ? AND instances > 0", (destination,)
+                )
+                return dict(rows.fetchall())
+        except sqlite3.OperationalError:  # it is not there, or is being put there
             return {}
-        finally:
-            connection.close()
 
     def wait_settled(self, destination: str, expected: dict[str, int], timeout: float = 60.0) -> None:
         """Wait until the deliveries to `destination` are exactly `expected`, by state."""
