@@ -150,6 +150,35 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     assert not [f for f in journal.open() if f.code == "SERVICE_RESTARTED"], journal.open()
 
 
+class Batches(FakeTransport):
+    """Notes how much it is given at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    async def open(self, needs: Sequence[Need]) -> "FakeSession | Unreachable":
+        session = await super().open(needs)
+        assert isinstance(session, FakeSession)
+        send = session.send
+
+        def noted(parcels: Sequence[Parcel]) -> AsyncIterator[tuple[Parcel, Outcome]]:
+            self.sizes.append(len(parcels[:]))
+            return send(parcels)
+
+        session.send = noted  # type: ignore[method-assign]
+        return session
+
+
+async def test_how_long_objects_take_is_learnt_from_a_single_one(world: World) -> None:
+    await world.arrive(range(1, 30))
+    transport = Batches()
+    world.serve(transport)
+    await world.until({"accepted": 29})
+    assert transport.sizes[0] == 1
+    assert max(transport.sizes) > 1
+
+
 async def test_everything_queued_is_delivered_in_order(world: World) -> None:
     transport = world.lane()
     await world.arrive(range(1, 101))

@@ -77,9 +77,9 @@ class Claims:
         return going
 
     async def _claim(self) -> list[Parcel]:
-        most = self._ahead.instances
+        most = 1  # until it is known how long that takes
         if self.pace > 0:
-            most = max(1, min(most, int(self._ahead.seconds / self.pace)))
+            most = max(1, min(self._ahead.instances, int(self._ahead.seconds / self.pace)))
         if self._stat_is_shared():
             most = min(most, self._ahead.stat)
         return await self._store.claim(self._name, most, self._lowest())
