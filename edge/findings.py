@@ -94,7 +94,7 @@ CODES: Final[dict[str, Code]] = {
             "DESTINATION_DOWN",
             _W,
             "{detail}",
-            "Images are stored safely and go on as soon as it answers. If it stays, tell IT.",
+            "Images are stored safely and go on as soon as it takes them. If it stays, tell IT.",
         ),
         _code(
             "OBJECT_TOO_BIG_FOR_LINK",
@@ -107,7 +107,8 @@ CODES: Final[dict[str, Code]] = {
             "DELIVERIES_HELD",
             _W,
             "{detail}",
-            "Open `edge queue --state held`; then `edge release` or `edge cancel --reason`.",
+            "See `edge queue --state held`; mend the cause, then `edge release`. Or give them up: "
+            "`edge cancel --reason`.",
         ),
         _code(
             "PROOF_OVERDUE",

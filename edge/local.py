@@ -11,7 +11,7 @@ import msgspec
 
 from edge.control import VERBS, Control
 from edge.safety import StudyView
-from edge.store import Choice, StoreError, StudyFilter
+from edge.store import Choice, ClosedError, StoreError, StudyFilter
 
 SOCKET: Final = "control.sock"
 _MOST: Final = 1 << 20
@@ -150,6 +150,8 @@ async def _ask(storage: Path, request: Request) -> tuple[asyncio.StreamReader, a
             except BaseException:
                 writer.close()
                 raise
+    except PermissionError as e:
+        raise ClosedError(storage) from e
     except (OSError, TimeoutError) as e:
         raise NotRunningError(f"No appliance answers on {storage}.") from e
     if not line:

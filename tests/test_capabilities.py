@@ -141,6 +141,14 @@ async def test_the_command_shows_what_is_taken_and_what_is_refused(tmp_path: Pat
     ]
 
 
+async def test_a_uid_that_is_none_breaks_no_list(tmp_path: Path) -> None:
+    async with Stored(tmp_path) as world:
+        await world.store.keep_capabilities("pacs", {Kind("1.2[/b]", "1.2.3"): False})
+    shown = await invoke(command, ["pacs", "--config", str(config(tmp_path))])
+    assert shown.exit_code == 0
+    assert shown.output.splitlines()[1].split()[:3] == ["refuses", "1.2[/b]", "1.2.3"]
+
+
 async def test_the_command_says_what_it_cannot_show(tmp_path: Path) -> None:
     where = str(config(tmp_path))
     nothing = await invoke(command, ["pacs", "--config", where])

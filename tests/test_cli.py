@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from edge import __version__
+from edge.findings import CODES
 from tests.appliance import COMMAND, Edge, dimse
 from tests.peers.objects import DicomObject, tiny, uid
 from tests.peers.ports import LOOPBACK, free_port, listening, wait_for
@@ -204,6 +206,26 @@ def test_check_says_ok_and_what_this_version_does_not_do_yet(tmp_path: Path) -> 
     assert not (tmp_path / "storage").exists(), "checking touches nothing"
 
 
+def test_check_notes_what_is_wrong_with_the_file_of_a_secret(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    auth = f'auth = {{ type = "basic", username = "edge", password_file = "{secret}" }}'
+    config = written(tmp_path, f'[[destination]]\nname = "c"\ntype = "dicomweb"\nurl = "https://c.invalid"\n{auth}\n')
+    for content, mode, wrong in (
+        (None, 0, f"{secret} cannot be read (No such file or directory)"),
+        ("", 0o600, f"{secret} is empty"),
+        ("one", 0o644, f"{secret} can be read by everyone: let nobody but the user of the appliance (chmod 600)"),
+        ("one", 0o640, ""),
+    ):
+        if content is not None:
+            secret.write_text(content)
+            secret.chmod(mode)
+        done = edge("check", "--config", str(config))
+        assert (done.returncode, done.stderr) == (0, "")
+        told = [line for line in done.stdout.splitlines() if "password_file" in line]
+        assert told == ([f"note: destination.c.auth.password_file: {wrong}"] if wrong else [])
+        assert "ok; destinations: c" in done.stdout
+
+
 def test_the_configuration_is_found_by_option_then_by_environment(tmp_path: Path) -> None:
     good, other = tmp_path / "good", tmp_path / "other"
     good.mkdir()
@@ -215,7 +237,8 @@ def test_the_configuration_is_found_by_option_then_by_environment(tmp_path: Path
     assert edge("check", "--config", str(path), environment={"EDGE_CONFIG": str(bad)}).returncode == 0
     missing = edge("check", environment={"EDGE_CONFIG": str(tmp_path / "none.toml")})
     assert missing.returncode == 2
-    assert "there is no such file; create it, or name another with --config" in said(missing)
+    told = "there is no such file; create it, or name another with --config"
+    assert said(missing) == f"{tmp_path / 'none.toml'}: {told}"
 
 
 # where it cannot start
@@ -346,6 +369,37 @@ def test_queue_lists_what_is_owed_by_destination_and_state(appliance: Edge, stud
     nobody = appliance.command("queue", "--destination", "nobody")
     assert nobody.stdout == "nothing\n"
     assert nobody.stderr == "edge: note: 'nobody' is no destination of the configuration (pacs, live)\n"
+
+
+def test_what_a_scanner_wrote_breaks_no_list(appliance: Edge) -> None:
+    (plain,) = tiny(1, uid())
+    assert b"CS\2\0OT" in plain.dataset
+    odd = replace(plain, dataset=plain.dataset.replace(b"CS\2\0OT", b"CS\4\0[/X]"))
+    with RawSender(appliance.port) as modality:
+        modality.associate([(odd.sop_class_uid, [odd.transfer_syntax_uid])])
+        assert modality.store(odd) == 0
+    wait_for(lambda: bool(_traced(appliance, odd.sop_instance_uid)), 30, "the object on record")
+    for read in (("queue", "--destination", "pacs"), ("trace", odd.sop_instance_uid), ("studies",)):
+        assert " [/X] " in appliance.command(*read).stdout
+
+
+def test_on_a_narrow_terminal_no_uid_and_no_reason_is_left_out(appliance: Edge, study: list[DicomObject]) -> None:
+    terminal = {"COLUMNS": "80", "FORCE_COLOR": "1"}
+    done = edge("queue", "--state", "held", "--config", str(appliance.config), environment=terminal)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in done.stdout.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["id", "destination", "state", "priority", "modality", "size", "tries"]
+    for one in study:
+        at = lines.index(f"    {one.sop_instance_uid}")
+        assert lines[at - 1].split()[1:5] == ["pacs", "held", "routine", "OT"]
+        assert lines[at + 1].startswith("    HELD")
+
+
+def test_status_for_a_file_has_each_sentence_on_one_line(appliance: Edge, study: list[DicomObject]) -> None:
+    assert study
+    advice = CODES["DELIVERIES_HELD"].advice
+    assert len(advice) > 80, "longer than where no terminal says how wide it is"
+    wait_for(lambda: f"  {advice}" in appliance.command("status").stdout.splitlines(), 30, "what is held is told")
 
 
 def test_trace_is_the_receipt_of_an_instance(appliance: Edge, study: list[DicomObject], live: RawReceiver) -> None:
@@ -558,3 +612,7 @@ def test_the_demonstration_loses_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing was lost" in done.stdout
     assert "the modality was answered: 0000 x 20" in done.stdout
+    _, gone, again, _ = done.stdout.split("appliance: ")[1:]
+    for told in (gone, again):
+        assert told.startswith("Y1 yellow: ")
+        assert "pacs down, " in told

@@ -79,6 +79,19 @@ def test_what_is_not_there_is_not_found(arguments: Sequence[str], edge: Edge) ->
     assert listed(edge, *arguments) == []
 
 
+def test_on_a_narrow_terminal_no_name_is_cut(edge: Edge) -> None:
+    done = subprocess.run(
+        [COMMAND, "studies", "--config", str(edge.config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "COLUMNS": "76", "FORCE_COLOR": "1"},
+    )
+    assert "…" not in done.stdout
+    assert "Synthetic" in done.stdout
+
+
 # without an appliance
 
 

@@ -5,6 +5,7 @@ tables.
 """
 
 import asyncio
+import errno
 import sqlite3
 import threading
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NoReturn, Protocol, cast
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from edge.local import Request, ask
 from edge.model import Header, Instance, Kind, Need, Source
 from edge.routing import Leg
 from edge.states import MOVES, WAITING, DeliveryState
@@ -317,6 +319,17 @@ async def test_a_file_that_is_no_database_is_put_aside_for_a_new_one(
 async def test_reading_where_no_appliance_ever_ran_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no appliance has run on this storage path yet"):
         await Reading.open(tmp_path)
+
+
+async def test_whoever_may_not_enter_is_told_as_whom_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", closed)
+    monkeypatch.setattr(asyncio, "open_unix_connection", closed)
+    for asked in (Reading.open(tmp_path), ask(tmp_path, Request(command="status"))):
+        with pytest.raises(StoreError, match=r"is closed to this user: run it as the user of the appliance"):
+            await asked
 
 
 async def test_the_log_stays_bounded_while_thousands_of_works_commit(

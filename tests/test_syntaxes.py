@@ -1,13 +1,14 @@
 """What a destination refuses as it is stored goes in another transfer syntax; real PACSs, and scripted ones."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 import numpy as np
@@ -194,6 +195,21 @@ async def test_a_file_that_is_not_what_was_received_is_damaged_whatever_else_is_
             assert isinstance(outcome, Refused)
             assert outcome.code == "FILE_DAMAGED"
         assert server.received == []
+
+
+@pytest.mark.parametrize("at", ["open", "pread"])
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO])
+async def test_a_file_that_cannot_be_read_now_is_not_given_up(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, at: str, error: int
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(f"edge.forward.workshop.os.{at}", fail)
+    made = await workshop.render(parcel(FOLDER / "CT_small.dcm"), IMPLICIT_LITTLE)
+    monkeypatch.undo()
+    assert isinstance(made, TryLater)
+    assert made.code == "FILE_UNREADABLE"
 
 
 async def test_what_came_out_with_another_value_is_never_sent(

@@ -1,13 +1,16 @@
 """One seam, one contract suite: what every transport must do, run over each of them with its real counterpart."""
 
 import asyncio
+import errno
 import hashlib
+import io
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +18,12 @@ from edge.clock import SystemClock
 from edge.config import DicomwebDestination, DimseDestination, FolderDestination, Timeouts
 from edge.forward.dimse import DimseTransport, propose
 from edge.forward.folder import FolderTransport
-from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
+from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable
 from edge.forward.stow import StowTransport
 from edge.forward.transport import Session, Transport
 from edge.forward.web import Web
 from edge.model import Kind, Need
-from edge.spool import Syncer
+from edge.spool import Reader, Syncer
 from edge.store import Parcel
 from tests.fakes import FakeTransport
 from tests.peers.dicomweb import WebPacs
@@ -175,6 +178,84 @@ async def test_a_missing_file_is_refused_and_its_neighbours_go_through(bench: Be
     assert isinstance(got[3], Accepted)
 
 
+with_files = pytest.mark.parametrize(
+    "bench", [dimse_bench, folder_bench, stow_bench], ids=["dimse", "folder", "stow"], indirect=True
+)
+
+
+@with_files
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO])
+async def test_a_file_that_cannot_be_opened_now_is_not_given_up(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    parcels = [parcel(tmp_path, o, i) for i, o in enumerate(mr(3), 1)]
+    session = await opened(bench.transport, parcels)
+    failing(monkeypatch, "open", parcels[1].path, error)
+    got = await outcomes(session, parcels)
+    await session.close()
+    monkeypatch.undo()
+    assert isinstance(got[2], TryLater)
+    assert got[2].code == "FILE_UNREADABLE"
+    assert isinstance(got[1], Accepted)
+    assert isinstance(got[3], Accepted)
+
+
+@with_files
+async def test_a_disk_that_fails_a_file_midway_is_no_trouble_of_the_destination(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcels = [parcel(tmp_path, o, i) for i, o in enumerate(ct(1), 1)]
+    session = await opened(bench.transport, parcels)
+    failing(monkeypatch, "read", parcels[0].path, errno.EIO)
+    (got,) = (await outcomes(session, parcels)).values()
+    await session.close()
+    monkeypatch.undo()
+    assert isinstance(got, TryLater)
+    assert got.code == "FILE_UNREADABLE"
+    assert bench.has() == []
+    session = await opened(bench.transport, parcels)
+    assert isinstance((await outcomes(session, parcels))[1], Accepted)
+    await session.close()
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, what: str, path: Path, error: int) -> None:
+    """Have the system fail to ``open`` or to ``read`` one stored file, by whatever way it is done."""
+    enter, whole, path_open = Reader.__enter__, Reader._whole, Path.open
+    trouble = OSError(error, os.strerror(error), str(path))
+
+    class Bad(io.FileIO):
+        def readinto(self, _buffer: object) -> int:
+            raise OSError(error, os.strerror(error))
+
+    def reader_enter(reader: Reader) -> Reader:
+        if reader._path == path:
+            raise trouble
+        return enter(reader)
+
+    def reader_whole(reader: Reader, count: int, at: int) -> bytes:
+        if reader._path != path:
+            return whole(reader, count, at)
+        fd, reader._fd = reader._fd, -1
+        try:  # the system's own error, by a descriptor that is none
+            return whole(reader, count, at)
+        finally:
+            reader._fd = fd
+
+    def any_open(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self != path:
+            return path_open(self, *args, **kwargs)
+        if what == "open":
+            raise trouble
+        return io.BufferedReader(Bad(self))
+
+    if what == "open":
+        monkeypatch.setattr(Reader, "__enter__", reader_enter)
+    else:
+        monkeypatch.setattr(Reader, "_cached", lambda _reader, _count: bytearray())
+        monkeypatch.setattr(Reader, "_whole", reader_whole)
+    monkeypatch.setattr(Path, "open", any_open)
+
+
 async def test_a_file_cut_short_is_refused_and_never_delivered(bench: Bench, tmp_path: Path) -> None:
     parcels = [parcel(tmp_path, o, i) for i, o in enumerate(ct(1), 1)]
     parcels[0].path.write_bytes(parcels[0].path.read_bytes()[:-2000])
@@ -254,6 +335,7 @@ async def test_a_refused_context_is_refused_as_unsupported(tmp_path: Path) -> No
     assert isinstance(refused, Refused)
     assert refused.unsupported
     assert refused.code == "CONTEXT_REJECTED"
+    assert refused.detail == "it takes no MR Image Storage in Explicit VR Little Endian."
 
 
 async def test_calls_as_the_modality_did_where_configured(tmp_path: Path) -> None:

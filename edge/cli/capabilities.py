@@ -6,11 +6,13 @@ from typing import Final
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edge.cli.main import config_option, destination_named, fail, json_option, print_json, read_config, run_async
 from edge.cli.reads import utc
 from edge.config import Config
-from edge.dicom.uids import class_names, syntax_name
+from edge.dicom.uids import class_name, syntax_name
+from edge.findings import printable
 from edge.store import Capability, Reading, StoreError
 
 _WIDTH: Final = 250
@@ -36,9 +38,9 @@ def capabilities(destination: str, config_path: Path | None, *, as_json: bool) -
         return
     table = Table("answer", "SOP class", "transfer syntax", "asked", box=None)
     for row in rows:
-        named = (class_names(row.kind.sop_class_uid) or (row.kind.sop_class_uid,))[0]
         when = utc(row.at) + ("" if row.clock_trusted else " (clock not trusted)")
-        table.add_row("takes" if row.taken else "refuses", named, syntax_name(row.kind.transfer_syntax_uid), when)
+        named = (class_name(row.kind.sop_class_uid), syntax_name(row.kind.transfer_syntax_uid))
+        table.add_row("takes" if row.taken else "refuses", *(Text(printable(name)) for name in named), when)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)

@@ -39,7 +39,7 @@ class LazyGroup(click.Group):
         "run": "run",
         "check": "run",
         "status": "reads",
-        "queue": "reads",
+        "queue": "queue",
         "trace": "reads",
         "studies": "studies",
         "retry": "acts",
@@ -110,7 +110,8 @@ def read_own_config(path: Path | None) -> Loaded:
         return load(chosen)
     except ConfigError as e:
         for problem in e.problems:
-            click.echo(f"edge: {chosen}: {problem}", err=True)
+            whole = problem.line is None and problem.key == str(chosen)
+            click.echo(f"edge: {problem}" if whole else f"edge: {chosen}: {problem}", err=True)
         sys.exit(BAD_USAGE)
 
 

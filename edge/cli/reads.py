@@ -1,4 +1,4 @@
-"""`edge status`, `edge queue`, `edge trace`: what is so, with or without a running appliance."""
+"""`edge status`, `edge trace`: what is so, with or without a running appliance."""
 
 import asyncio
 import shutil
@@ -16,19 +16,25 @@ from rich.table import Table
 from edge.cli.main import config_option, fail, json_option, print_json, read_config, run_async
 from edge.clock import SystemClock
 from edge.config import Config
+from edge.findings import printable
 from edge.local import NotRunningError, Request, ask
 from edge.snapshot import Destination, Snapshot
-from edge.states import DeliveryState
 from edge.status.collect import stopped
-from edge.store import Reading, StoreError
+from edge.store import ClosedError, Reading, StoreError
 
 T = TypeVar("T")
 _COLORS: Final = {"green": "green", "yellow": "yellow", "red": "red", "white": "white"}
 _PAUSES: Final = (0.1, 0.3, 1.0, 2.0)
+MOST_ANSWER: Final = 1000
+"""Characters that are shown of what a destination answered."""
+_UNBROKEN: Final = 1000
+"""Characters on a line where no terminal says how many: more than any sentence has."""
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def _reading(config: Config, work: Callable[[Reading], Coroutine[Any, Any, T]]) -> T:
+def with_reading(config: Config, work: Callable[[Reading], Coroutine[Any, Any, T]]) -> T:
+    """Return what ``work`` reads from the store; exit where that cannot be read."""
+
     async def main() -> T:
         reading = await Reading.open(config.storage.path)
         try:
@@ -55,6 +61,8 @@ def status(config_path: Path | None, *, as_json: bool) -> None:
                 return msgspec.convert(await ask(config.storage.path, Request(command="status")), Snapshot)
             except NotRunningError:
                 return None
+            except ClosedError:
+                raise
             except StoreError:  # a database that is being opened anew is there in a moment
                 if pause is None:
                     raise
@@ -62,13 +70,14 @@ def status(config_path: Path | None, *, as_json: bool) -> None:
         raise AssertionError
 
     try:
-        snapshot = run_async(running) or _reading(config, lambda r: _stopped(config, r))
+        snapshot = run_async(running) or with_reading(config, lambda r: _stopped(config, r))
     except StoreError as e:
         fail(str(e))
     if as_json:
         print_json(snapshot)
     else:
-        show(snapshot, Console())
+        console = Console(highlight=False)
+        show(snapshot, console if console.is_terminal else Console(width=_UNBROKEN, highlight=False))
 
 
 async def _stopped(config: Config, reading: Reading) -> Snapshot:
@@ -124,65 +133,13 @@ def pace(destination: Destination) -> list[str]:
 
 
 @click.command()
-@config_option
-@json_option
-@click.option("--destination", default="", help="Only deliveries to this destination.")
-@click.option("--state", type=click.Choice([str(s) for s in DeliveryState]), help="Only deliveries in this state.")
-def queue(config_path: Path | None, destination: str, state: str | None, *, as_json: bool) -> None:
-    """List deliveries; without --state those that a destination does not have yet."""
-    config = read_config(config_path).config
-    if destination and destination not in {d.name for d in config.destination}:
-        known = ", ".join(d.name for d in config.destination) or "none"
-        click.echo(f"edge: note: {destination!r} is no destination of the configuration ({known})", err=True)
-    wanted = DeliveryState(state) if state else None
-    rows = _reading(config, lambda r: r.queue(destination=destination, state=wanted))
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo("nothing")
-        return
-    table = Table(
-        "id",
-        "destination",
-        "state",
-        "priority",
-        "modality",
-        "size",
-        "tries",
-        "SOP Instance UID",
-        "last answer",
-        box=None,
-    )
-    for column in table.columns[:-1]:
-        column.no_wrap = True
-    for row in rows:
-        answer = " ".join(filter(None, (row.code, row.detail)))
-        table.add_row(
-            str(row.id),
-            row.destination,
-            row.state,
-            row.priority,
-            row.modality,
-            size(row.bytes),
-            str(row.attempts),
-            escape(row.sop_instance_uid),
-            escape(answer),
-        )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=250)
-    console.print(table)
-
-
-@click.command()
 @click.argument("uid")
 @config_option
 @json_option
 def trace(uid: str, config_path: Path | None, *, as_json: bool) -> None:
     """Print the trail of an instance, series or study: UID, accession number, or the id of an instance."""
     config = read_config(config_path).config
-    rows = _reading(config, lambda r: r.trace(uid))
+    rows = with_reading(config, lambda r: r.trace(uid))
     if not rows:
         fail(f"Nothing is known of {uid!r}: check the number, or whether it was sent to this box.")
     if as_json:
@@ -190,13 +147,13 @@ def trace(uid: str, config_path: Path | None, *, as_json: bool) -> None:
         return
     for row in rows:
         states = ", ".join(f"{d.destination}: {d.state}" for d in row.deliveries) or "no destination"
-        click.echo(f"{row.sop_instance_uid}  {row.modality}  {size(row.bytes)}  {states}")
+        click.echo(f"{printable(row.sop_instance_uid)}  {printable(row.modality)}  {size(row.bytes)}  {states}")
         click.echo(f"  sha256 {row.sha256}")
         for step in row.trail:
             mark = "" if step.clock_trusted else " (clock not trusted)"
             code = "" if step.code == row.sha256 else step.code
             words = " ".join(filter(None, (step.destination, code, step.detail)))
-            click.echo(f"  {utc(step.at)}{mark}  {step.event}  {words}")
+            click.echo(f"  {utc(step.at)}{mark}  {step.event}  {printable(words, MOST_ANSWER)}")
 
 
 def size(number: float) -> str:

@@ -24,8 +24,9 @@ from edge.cli.main import (
     run_async,
 )
 from edge.clock import SystemClock
-from edge.config import Config
+from edge.config import Config, DicomwebDestination
 from edge.configfile import ConfigError, Loaded, load
+from edge.dicomweb.secret import doubt
 from edge.spool import doubts
 from edge.supervise import CrashLoopError
 from edge.telemetry.twin import Twin
@@ -120,16 +121,30 @@ def check(config_path: Path | None, *, as_json: bool) -> None:
     """Validate the configuration: every error at once, with line and key."""
     loaded = read_own_config(config_path)
     _check_certificates(loaded.config, chosen_config(config_path))
-    found = doubts(loaded.config.storage.path)
+    found = [*doubts(loaded.config.storage.path), *_doubts_of_secrets(loaded.config)]
     if as_json:
         print_json({"ok": True, "not_in_this_version": list(loaded.notices), "doubts": found})
         return
     for notice in loaded.notices:
         click.echo(f"note: {notice} is understood, but this version does not act on it yet")
-    for doubt in found:
-        click.echo(f"note: {doubt}")
+    for one in found:
+        click.echo(f"note: {one}")
     names = ", ".join(d.name for d in loaded.config.destination) or "none: images will be stored here only"
     click.echo(f"ok; destinations: {names}")
+
+
+def _doubts_of_secrets(config: Config) -> list[str]:
+    """Say what is wrong with files of secrets: no error, since some are there for the service alone."""
+    files = [
+        (f"destination.{destination.name}.auth.{key}", getattr(destination.auth, key))
+        for destination in config.destination
+        if isinstance(destination, DicomwebDestination)
+        for key in destination.auth.__struct_fields__
+        if key.endswith("_file")
+    ]
+    if config.mqtt is not None:
+        files.append(("mqtt.password_file", config.mqtt.password_file))
+    return [f"{key}: {wrong}" for key, path in files if path is not None and (wrong := doubt(path))]
 
 
 def _check_certificates(config: Config, path: Path) -> None:

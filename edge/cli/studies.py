@@ -113,6 +113,8 @@ def _show(found: Sequence[StudyView]) -> None:
     if not console.is_terminal:
         console = Console(width=_WIDE)
     table = Table("date", "patient", "modality", "received", "where", "safe to delete?", box=None)
+    for column in table.columns:  # half a name may be another's
+        column.overflow = "fold"
     for study in found:
         safety = safe_to_delete(study)
         where = ", ".join(f"{d.destination} {d.accepted + d.verified} of {d.received}" for d in study.destinations)

@@ -142,13 +142,22 @@ class Stage:
         """Ask the appliance how it is."""
         return msgspec.convert(await ask(self._storage, Request(command="status")), Snapshot)
 
+    async def notice(self) -> None:
+        """Wait until the appliance has found out that the PACS is gone, which only a try tells it."""
+
+        async def noticed() -> bool:
+            return (await self.snapshot()).destinations[0].state == "down"
+
+        await until(noticed, _START)
+
     async def tell(self) -> None:
         """Print what the appliance says of itself."""
         s = await self.snapshot()
         d = s.destinations[0]
         self.console.print(
             f"  appliance: [bold]{s.light.code} {s.light.color}[/]: {s.light.text} "
-            f"pacs {d.state}, {s.queue.instances} waiting, {d.accepted} accepted, {d.verified} verified"
+            f"pacs {d.state}, {s.queue.instances} waiting, {d.accepted} accepted, {d.verified} verified",
+            soft_wrap=not self.console.is_terminal,
         )
 
     async def drain(self) -> bool:
@@ -207,10 +216,12 @@ async def once(images: int, console: Console) -> bool:
             console.rule("2. the PACS is gone; the scanner goes on")
             await stage.pacs.stop()
             await stage.scan(images, 2)
+            await stage.notice()
             await stage.tell()
             console.rule("3. the appliance is killed, and started again")
             await stage.kill_appliance()
             await stage.start_appliance()
+            await stage.notice()
             await stage.tell()
             console.rule("4. the PACS is back")
             await stage.pacs.start()
@@ -230,7 +241,8 @@ def _report(stage: Stage, snapshot: Snapshot, *, proven: bool) -> bool:
     console.rule("what became of it")
     console.print(f"received   {promised:6} images, each answered 0000: {stage.statuses == Counter({0: promised})}")
     console.print(
-        f"delivered  {arrived:6} by SHA-256 at the PACS, {again} of them more than once, {strange} not as sent"
+        f"delivered  {arrived:6} by SHA-256 at the PACS, {again} of them more than once, {strange} not as sent",
+        soft_wrap=not console.is_terminal,
     )
     console.print(f"verified   {snapshot.destinations[0].verified:6} by storage commitment")
     good = proven and arrived == promised and not strange and stage.statuses == Counter({0: promised})
@@ -250,6 +262,8 @@ async def forever(images: int, console: Console) -> None:
                 number += 1
                 console.rule(f"study {number}: the PACS is {'up' if stage.pacs.up else 'gone'}")
                 await stage.scan(images, number)
+                if not stage.pacs.up:
+                    await stage.notice()
                 await stage.tell()
                 if stage.pacs.up:
                     await stage.drain()

@@ -44,6 +44,8 @@ _EVENTS: Final = {
     PDUType.RELEASE_RP: Evt.EVT13,
     PDUType.ABORT: Evt.EVT16,
 }
+_OTHERS: Final = {ord("H"): "HTTP", ord("G"): "HTTP", ord("P"): "HTTP", 0x15: "TLS", 0x16: "TLS"}
+"""What is not DICOM and begins with this byte, in place of a PDU type."""
 _P_DATA: Final = Struct(">BxLLBB")
 """P-DATA-TF with one fragment: PDU type, PDU length, item length, context id, message control header."""
 _CHUNK: Final = 1 << 20
@@ -188,7 +190,8 @@ class Association:
             known = kind in _EVENTS
             reason = AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNIZED_PDU
             await self.last_word(encode_abort(Abort(2, reason)))
-            raise InvalidPDU(f"PDU type {kind} has no place here", reason)
+            looks = f": it looks like {_OTHERS[kind]}" if kind in _OTHERS else ""
+            raise InvalidPDU(f"PDU type {kind} has no place here{looks}", reason)
         if action is Action.AA_3:
             abort = decode_abort(await self.body(length))
             await self.wire.close(0)

@@ -138,6 +138,11 @@ def class_names(uid: str) -> tuple[str, ...]:
     return tuple(filter(None, (name, keyword)))
 
 
+def class_name(uid: str) -> str:
+    """Return what people call a SOP class; its UID where the standard has no name for it."""
+    return _DICTIONARY.get(uid, (uid,))[0]
+
+
 def syntax_name(uid: str) -> str:
     """Return what people call a transfer syntax; its UID where the standard has no name for it."""
     return _DICTIONARY.get(uid, (uid,))[0].partition(":")[0]

@@ -49,6 +49,18 @@ class SecretFile:
         return as_word(self.line(), str(self._path))
 
 
+def doubt(path: Path) -> str:
+    """Say what is wrong with the file of a secret, as this user finds it; nothing where all is well. Blocks."""
+    try:
+        SecretFile(path).read()
+        everyone = path.stat().st_mode & stat.S_IROTH
+    except LoginError as e:
+        return str(e)
+    except OSError as e:
+        return f"{path} cannot be read ({e.strerror or e})"
+    return f"{path} can be read by everyone: let nobody but the user of the appliance (chmod 600)" if everyone else ""
+
+
 def _at_once(path: str, flags: int) -> int:
     """Open without waiting for who writes into a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)

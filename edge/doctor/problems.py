@@ -72,7 +72,8 @@ PROBLEMS: Final = {
         Problem(
             "CONNECTION_LOST",
             "the connection is closed or reset",
-            "Try again; if it stays, look into the log of the destination and at firewalls between.",
+            "Try again; if it stays, check the port and whether TLS is spoken there, then the log of the destination "
+            "and firewalls between.",
             _D,
         ),
         Problem(

@@ -9,8 +9,9 @@ from typing import Final
 
 from edge.config import DimseDestination
 from edge.dicom.requestor import MOST_CONTEXTS, NoContextError, Requestor
+from edge.dicom.uids import class_name, syntax_name
 from edge.forward.limit import Limiter
-from edge.forward.outcome import Outcome, Refused, Unreachable, from_status
+from edge.forward.outcome import Outcome, Refused, Unreachable, from_file, from_status
 from edge.forward.reach import FAILURES, ORIGINAL, Caller
 from edge.forward.syntaxes import ALL, Syntaxes
 from edge.forward.workshop import Rendition
@@ -109,7 +110,7 @@ class DimseSession:
         for syntax in self._syntaxes.instead(kind):
             if self._requestor.takes(Kind(kind.sop_class_uid, syntax)):
                 return await self._put_as(parcel, syntax)
-        detail = f"it takes no {kind.sop_class_uid} in transfer syntax {kind.transfer_syntax_uid}"
+        detail = f"it takes no {class_name(kind.sop_class_uid)} in {syntax_name(kind.transfer_syntax_uid)}."
         return Refused("CONTEXT_REJECTED", detail, unsupported=True)
 
     async def _put_as(self, parcel: Parcel, syntax: str) -> Outcome:
@@ -122,8 +123,8 @@ class DimseSession:
 
     async def _put(self, parcel: Parcel) -> Outcome:
         requestor = self._requestor
+        reader = Reader(parcel.path, parcel.offset, parcel.length, parcel.digest, self._syncer)
         try:
-            reader = Reader(parcel.path, parcel.offset, parcel.length, parcel.digest, self._syncer)
             with reader:
                 read = reader.read if self._limiter is None else self._limiter.paying(reader.read)
                 answer = await requestor.store(parcel.kind, parcel.sop_instance_uid, parcel.length, read)
@@ -133,8 +134,10 @@ class DimseSession:
             await requestor.abort()
             return Refused("FILE_DAMAGED", f"the stored file cannot be read: {e}")
         except FAILURES as e:
-            if isinstance(e, OSError) and e.filename is not None:
-                return Refused("FILE_MISSING", f"the stored file cannot be opened: {e.strerror}")
+            if isinstance(e, OSError) and e.filename is not None:  # of our file, not of the connection
+                if reader.opened:
+                    await requestor.abort()
+                return from_file(e)
             await requestor.abort()
             return self._caller.diagnose(e, midway=True)
         outcome = from_status(answer.status, answer.error_comment)

@@ -13,11 +13,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 from edge.config import FolderDestination
 from edge.evidence import Evidence
-from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable
+from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable, from_file
 from edge.fsync import sync_path
 from edge.model import Need
 from edge.store import Parcel
@@ -35,6 +35,14 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 class DamagedError(Exception):
     """The stored file is not what its row says."""
+
+
+class OurFileError(Exception):
+    """The stored file cannot be read, which is no failure of the folder. ``why`` is what the system said."""
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(str(why))
+        self.why = why
 
 
 class FolderTransport:
@@ -85,14 +93,14 @@ class FolderTransport:
         try:
             source = parcel.path.open("rb")
         except OSError as e:
-            return Refused("FILE_MISSING", f"the stored file cannot be opened: {e.strerror}")
+            return from_file(e)
         try:
             with source:
                 folder.mkdir(exist_ok=True)
                 with temporary.open("wb") as target:
-                    target.write(source.read(parcel.offset))
+                    target.write(_read(source, parcel.offset))
                     digest = hashlib.sha256()
-                    while chunk := source.read(_CHUNK):
+                    while chunk := _read(source, _CHUNK):
                         digest.update(chunk)
                         target.write(chunk)
                         self._moved += 1
@@ -109,11 +117,21 @@ class FolderTransport:
         except DamagedError:
             temporary.unlink(missing_ok=True)
             return Refused("FILE_DAMAGED", "the stored file is not what was received: its digest differs")
+        except OurFileError as e:
+            temporary.unlink(missing_ok=True)
+            return from_file(e.why)
         except OSError as e:
             if e.errno in FULL:
                 return Unreachable("FOLDER_FULL", f"{self._path} is full: {e.strerror}.", midway=True)
             return Unreachable("FOLDER_FAILED", f"{self._path} cannot be written: {e.strerror}.", midway=True)
         return Accepted("COPIED", Evidence.COPIED)
+
+
+def _read(source: BinaryIO, count: int) -> bytes:
+    try:
+        return source.read(count)
+    except OSError as e:
+        raise OurFileError(e) from e
 
 
 def is_there(folder: Path) -> bool:

@@ -74,6 +74,14 @@ Outcome = Accepted | TryLater | Refused | Unreachable
 _HOUR: Final = 3600.0
 
 
+def from_file(error: OSError) -> Refused | TryLater:
+    """Turn what the system says of our own stored file into an outcome: only one that is gone is given up."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return Refused("FILE_MISSING", f"the stored file cannot be opened: {error.strerror}.")
+    # such as that there are no descriptors left, which says nothing of the file
+    return TryLater("FILE_UNREADABLE", f"the stored file cannot be read now: {error.strerror}.")
+
+
 def from_status(code: int | None, comment: str = "") -> Outcome:
     """Turn the status of a C-STORE response (PS3.4 B.2.3, PS3.7 annex C) into an outcome; None is an empty status."""
     if code is None:

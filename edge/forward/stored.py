@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from edge.dicom.part10 import plain
 from edge.dicomweb.multipart import Part, Read
-from edge.forward.outcome import Refused, TryLater
+from edge.forward.outcome import Refused, TryLater, from_file
 from edge.spool import Reader, Syncer
 from edge.store import Parcel
 
@@ -33,13 +33,8 @@ def part(parcel: Parcel, syncer: Syncer) -> Part:
                 yield reader.read
         except EOFError as e:
             raise SpoiltError(parcel, Refused("FILE_DAMAGED", f"the stored file cannot be read: {e}")) from e
-        except (FileNotFoundError, NotADirectoryError) as e:
-            detail = f"the stored file cannot be opened: {e.strerror}"
-            raise SpoiltError(parcel, Refused("FILE_MISSING", detail)) from e
         except OSError as e:
-            # such as that there are no descriptors left, which says nothing of the file
-            detail = f"the stored file cannot be read now: {e.strerror}"
-            raise SpoiltError(parcel, TryLater("FILE_UNREADABLE", detail)) from e
+            raise SpoiltError(parcel, from_file(e)) from e
 
     kind = parcel.kind
     return Part(plain(kind.sop_class_uid, parcel.sop_instance_uid, kind.transfer_syntax_uid), parcel.length, opened)

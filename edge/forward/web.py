@@ -78,7 +78,7 @@ class Web:
             case SilentError():
                 code, text = "NO_ANSWER", f"{where} does not answer in time."
             case LostError():
-                code, text = "CONNECTION_LOST", f"{where} is lost: {error}."
+                code, text = "CONNECTION_LOST", f"the connection to {where} was lost: {error}."
             case UnreadableError() | TooLongError():
                 hint = "does DICOMweb begin at url, and is there no login page or proxy before it?"
                 code, text = "NOT_DICOMWEB", f"{where} gives no answer of DICOMweb: {error}; {hint}"

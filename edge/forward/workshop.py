@@ -22,7 +22,7 @@ from edge.dicom.recode import UnfaithfulError, fingerprint, recode
 from edge.dicom.stream import File
 from edge.dicom.uids import DEFLATED, UNCOMPRESSED, syntax_name
 from edge.forward.decoder import Decoder, DecoderError, StoppedError
-from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable
+from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable, from_file
 from edge.model import Kind, Rendering
 from edge.spool import NoRoomError, Scratch
 from edge.store import Parcel
@@ -99,7 +99,7 @@ class Workshop:
         try:
             source = os.open(parcel.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as e:
-            return Refused("FILE_MISSING", f"the stored file cannot be opened: {e.strerror}")
+            return from_file(e)
         try:
             return self._rendition(parcel, syntax, source, stop)
         except UnfaithfulError as e:
@@ -120,7 +120,7 @@ class Workshop:
         except OSError as e:
             if e.errno in _FULL:
                 return TryLater("NO_ROOM_TO_REENCODE", f"it must be re-encoded: {e.strerror}.")
-            return Refused("FILE_DAMAGED", f"the stored file cannot be read: {e.strerror}")
+            return TryLater("FILE_UNREADABLE", f"it must be re-encoded, which the disk fails now: {e.strerror}.")
         finally:
             os.close(source)
 

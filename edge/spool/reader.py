@@ -46,10 +46,16 @@ class Reader:
         """Close it."""
         os.close(self._fd)
 
+    @property
+    def opened(self) -> bool:
+        """Whether it was opened, so that some of it may have been given."""
+        return self._fd >= 0
+
     async def read(self, count: int) -> bytes | bytearray:
         """Return exactly the next ``count`` bytes.
 
-        Raises EOFError where the file ends before, `ChangedError` instead of giving the last of other bytes, OSError.
+        Raises EOFError where the file ends before, `ChangedError` instead of giving the last of other bytes, OSError
+        with the file's name.
         """
         data = self._cached(count)
         missing, at = count - len(data), self._at + len(data)
@@ -89,7 +95,10 @@ class Reader:
     def _whole(self, count: int, at: int) -> bytes:
         parts = []
         while count:
-            data = os.pread(self._fd, count, at)
+            try:
+                data = os.pread(self._fd, count, at)
+            except OSError as e:  # named, so that nobody takes it for a failure of the network
+                raise OSError(e.errno, e.strerror, str(self._path)) from e
             if not data:
                 raise EOFError(f"{self._path.name} is shorter than its seal says")
             parts.append(data)

@@ -7,7 +7,7 @@ of its own that cannot write. Only this package speaks SQL.
 from edge.store.audits import Stored
 from edge.store.capabilities import Capability
 from edge.store.commands import CommandRow
-from edge.store.connection import NotOursError, StoreError, StoreFailedError
+from edge.store.connection import ClosedError, NotOursError, StoreError, StoreFailedError
 from edge.store.deliver import Parcel, Settlement
 from edge.store.events import Dated, LoggedEvent
 from edge.store.people import Choice
@@ -25,6 +25,7 @@ __all__ = [
     "Batch",
     "Capability",
     "Choice",
+    "ClosedError",
     "CommandRow",
     "Dated",
     "DeliveryRow",

@@ -33,6 +33,13 @@ class StoreError(Exception):
     """The database cannot be used, or refused what was asked; the text says why."""
 
 
+class ClosedError(StoreError):
+    """This user may not enter the storage path, or not talk to the appliance there."""
+
+    def __init__(self, storage: Path) -> None:
+        super().__init__(f"{storage} is closed to this user: run it as the user of the appliance (sudo -u edge).")
+
+
 class NotOursError(StoreError):
     """A delivery is not being sent by this session, so what came of it is not ours to record."""
 

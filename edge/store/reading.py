@@ -12,7 +12,7 @@ from edge.model import BACKGROUND, PRIORITIES
 from edge.states import DeliveryState
 from edge.store import capabilities, renderings
 from edge.store.capabilities import Capability
-from edge.store.connection import FILE, Connection, StoreError, StoreFailedError, explain, open_reader
+from edge.store.connection import FILE, ClosedError, Connection, StoreError, StoreFailedError, explain, open_reader
 from edge.store.people import INSTANCES, Choice, condition
 from edge.store.record import CURED
 
@@ -120,8 +120,15 @@ class Reading:
     @staticmethod
     async def _connect(storage: Path) -> Connection:
         folder = storage / "db"
-        if not (folder / FILE).exists():
-            raise StoreError(f"There is no store in {folder}: no appliance has run on this storage path yet.")
+        try:
+            there = (folder / FILE).exists()
+        except PermissionError as e:
+            raise ClosedError(storage) from e
+        if not there:
+            raise StoreError(
+                f"There is no store in {folder}: no appliance has run on this storage path yet. "
+                "Start it: systemctl start edge, or edge run."
+            )
         try:
             return await open_reader(folder)
         except sqlite3.Error as e:
