@@ -44,6 +44,8 @@ class DestinationGauge:
 
     rate: Rate
     associations: int = 0
+    sending: int = 0
+    """Workers that have something on the wire."""
     paused: bool = False
     last_success_at: float | None = None
     problem_code: str = ""
@@ -80,6 +82,26 @@ class ImportGauge:
 
 
 @dataclass(slots=True)
+class ModalityGauge:
+    """What is known of one sender: of the configuration, or a stranger."""
+
+    name: str
+    """As the configuration calls it; empty for a stranger."""
+    ae_title: str
+    address: str
+    """Where it was last, or where the configuration says it is."""
+    heard: float | None = None
+    """Monotonic, of its last association that was let in; before this start as the store tells it."""
+    heard_at: float | None = None
+    """The same by the wall clock."""
+    object_at: float | None = None
+    """Wall time of its last object that was answered with success."""
+    refused: int = 0
+    """Associations refused since the start."""
+    refused_because: str = ""
+
+
+@dataclass(slots=True)
 class Board:
     """Every gauge of the box."""
 
@@ -97,8 +119,16 @@ class Board:
     destinations: dict[str, DestinationGauge] = field(default_factory=dict)
     watches: dict[str, WatchGauge] = field(default_factory=dict)
     imports: dict[int, ImportGauge] = field(default_factory=dict)
+    modalities: dict[str, ModalityGauge] = field(default_factory=dict)
+    """Those of the configuration, by their names."""
+    strangers: dict[tuple[str, str], ModalityGauge] = field(default_factory=dict)
+    """Who else called, by title and address; bounded by who writes it."""
     identify_until: float = 0.0
     """Monotonic; until then the light says "this one"."""
+
+    def cannot_start(self, why: str) -> None:
+        """Say that the start does not get on: no images are taken until it does."""
+        self.intake_closed_because = why
 
     def destination(self, name: str) -> DestinationGauge:
         """The gauge of the destination ``name``, made at its first use."""

@@ -145,6 +145,13 @@ def _globs(given: str | list[Any]) -> tuple[str, ...]:
     return found
 
 
+def _led(text: str) -> str:
+    # a name in a folder of the kernel, never a way out of it
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9:._@+-]{0,62}", text):
+        raise ValueError("this is no name of an LED; write one as ls /sys/class/leds shows it")
+    return text
+
+
 def _public_key(text: str) -> str:
     try:
         raw = base64.b64decode(text, validate=True)
@@ -168,6 +175,10 @@ KeepAlive = Annotated[
     float,
     _text('a duration such as "60s"', _within(units.duration, 5, 3600, 'from "5s" to "1h"')),
 ]
+Silence = Annotated[
+    float,
+    _text('a duration such as "3d"', _within(units.duration, 60, 366 * 86400, 'from "1m" to "366d"')),
+]
 Bytes = Annotated[int, _text('a size such as "2GiB"', units.size)]
 ObjectSize = Annotated[
     int, _text('a size such as "16GiB"', _within(units.size, 1024, 2**50, 'from "1KiB" to "1024TiB"'))
@@ -189,6 +200,8 @@ HttpUrl = Annotated[str, _text('an address such as "https://cloud.example.org"',
 ServiceUrl = Annotated[str, _text('an address such as "https://cloud.example.org/dicom-web"', _service_url)]
 MqttUrl = Annotated[str, _text('an address such as "mqtts://broker.example.org:8883"', _url("mqtt", "mqtts"))]
 Globs = Annotated[tuple[str, ...], Rule((str, list), 'a pattern such as "CT*", or a list of them', _globs)]
+LedName = Annotated[str, _text('the name of an LED below /sys/class/leds, such as "edge:red"', _led)]
+GpioLine = Annotated[int, msgspec.Meta(ge=0, le=1023)]
 PublicKey = Annotated[str, _text("an Ed25519 public key, 32 bytes in base64", _public_key)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 """0 means a free one, which only tests want."""
@@ -280,6 +293,8 @@ class Modality(msgspec.Struct, frozen=True, kw_only=True):
     address: Network | None = None
     """An address or a network; None: any."""
     commitment: ReportTo | None = None
+    silent_after: Silence | None = None
+    """How long nothing may be heard of it before that is a finding; None: for ever."""
     honor_priority: bool = False
     """Whether what it says in Priority (0000,0700) counts: many say anything."""
 
@@ -457,16 +472,38 @@ class Mqtt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
-    """The web page's address."""
+    """Where the web pages are, and how they prove that they are ours."""
 
+    enabled: bool = True
     address: Host = "127.0.0.1"
     port: Port = 8080
+    hosts: tuple[Host, ...] = ()
+    """Further names that people type to reach this box."""
+    certificate_file: FilePath | None = None
+    """None: on an address that needs one, a certificate of its own is made."""
+    key_file: FilePath | None = None
+    """None: the key is in ``certificate_file``."""
 
 
 class Lights(msgspec.Struct, frozen=True, kw_only=True):
     """The status light's hardware."""
 
     driver: Literal["none", "leds", "gpio", "file"] = "none"
+    red: LedName | None = None
+    """Of driver ``leds``: the LED of each colour, as the kernel calls it; None: there is none."""
+    green: LedName | None = None
+    blue: LedName | None = None
+    multicolor: LedName | None = None
+    """Instead of these: one LED of many colours."""
+    chip: FilePath = Path("/dev/gpiochip0")
+    """Of driver ``gpio``."""
+    red_line: GpioLine | None = None
+    green_line: GpioLine | None = None
+    blue_line: GpioLine | None = None
+    active_low: bool = False
+    """Whether an LED is on while its line is low."""
+    path: FilePath | None = None
+    """Of driver ``file``: where it is written."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

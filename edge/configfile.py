@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 
 from edge import tomllines
-from edge.config import Config, Rule, Storage
+from edge.config import Config, Lights, Rule, Storage
 from edge.findings import printable
 from edge.patterns import Pattern, any_matches
 
@@ -36,11 +36,7 @@ class Later(msgspec.Struct, frozen=True):
     """The one value that is not meant."""
 
 
-LATER: Final = (
-    Later("device.language", save="en"),
-    Later("dashboard"),
-    Later("lights.driver", save="none"),
-)
+LATER: Final[tuple[Later, ...]] = ()
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -74,6 +70,20 @@ class Loaded(msgspec.Struct, frozen=True):
 
 def load(path: Path) -> Loaded:
     """Read the file at ``path``; ConfigError if it cannot be read or used."""
+    return parse(_text_of(path))
+
+
+def load_lights(path: Path) -> Lights:
+    """Read ``[lights]`` alone, whatever else is wrong with the file; ConfigError if that cannot be read or used."""
+    document, lines = _document(_text_of(path))
+    reader = _Reader(document, lines)
+    lights: Lights = reader.value(Lights, document.get("lights", {}), ("lights",))
+    _lights(reader, document)
+    _refuse(reader)
+    return lights
+
+
+def _text_of(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -85,31 +95,39 @@ def load(path: Path) -> Loaded:
         raise _file_error(path, f"this is no path of a file ({error})") from error
     try:
         # Windows editors begin a file with a byte order mark
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise _file_error(path, "it is not UTF-8 text; save it again as UTF-8", line) from None
-    return parse(text)
 
 
 def parse(text: str) -> Loaded:
     """Read TOML; ConfigError with everything that is wrong."""
-    try:
-        document = tomllib.loads(text)
-        lines = tomllines.scan(text)
-    except RecursionError:
-        raise ConfigError((Problem(None, "", "not valid TOML: brackets are nested too deeply"),)) from None
-    except ValueError as error:
-        raise ConfigError((_not_toml(error, text),)) from error
+    document, lines = _document(text)
     reader = _Reader(document, lines)
     config = reader.value(Config, document, ())
     _names(reader, document)
     _reports(reader, document)
     _ways_back(reader, document)
     _logins(reader, document)
+    _lights(reader, document)
+    _refuse(reader)
+    return Loaded(config, tuple(dict.fromkeys(reader.notices)))
+
+
+def _document(text: str) -> tuple[dict[str, Any], Mapping[tomllines.Path, int]]:
+    try:
+        return tomllib.loads(text), tomllines.scan(text)
+    except RecursionError:
+        raise ConfigError((Problem(None, "", "not valid TOML: brackets are nested too deeply"),)) from None
+    except ValueError as error:
+        raise ConfigError((_not_toml(error, text),)) from error
+
+
+def _refuse(reader: "_Reader") -> None:
+    """Raise ConfigError where anything is wrong."""
     if reader.problems:
         raise ConfigError(tuple(sorted(reader.problems, key=lambda problem: problem.line or 0)))
-    return Loaded(config, tuple(dict.fromkeys(reader.notices)))
 
 
 def _file_error(path: Path, text: str, line: int | None = None) -> ConfigError:
@@ -415,6 +433,51 @@ def _logins(reader: _Reader, document: Mapping[str, Any]) -> None:
         for key in auth:
             if key in known and key not in (*needed, *allowed):
                 reader.problem((*path, key), f'it does nothing with type "{kind}"')
+
+
+_COLORS: Final = ("red", "green", "blue")
+_LIGHTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "none": (),
+    "leds": (*_COLORS, "multicolor"),
+    "gpio": ("chip", *(f"{color}_line" for color in _COLORS), "active_low"),
+    "file": ("path",),
+}
+"""What each driver may have."""
+
+
+def _lights(reader: _Reader, document: Mapping[str, Any]) -> None:
+    """Find a driver that lacks what it drives, or has what does nothing there."""
+    lights = document.get("lights")
+    driver = lights.get("driver", "none") if isinstance(lights, dict) else None
+    if not isinstance(lights, dict) or not isinstance(driver, str) or driver not in _LIGHTS:
+        return
+    known = set[str]().union(*_LIGHTS.values())
+    for key in lights:
+        if key in known and key not in _LIGHTS[driver]:
+            reader.problem(("lights", key), f'it does nothing with driver "{driver}"')
+    at = ("lights", "driver")
+    if driver == "leds":
+        if not any(key in lights for key in _LIGHTS["leds"]):
+            reader.problem(at, 'name at least one LED: red, green and blue, or multicolor; see "ls /sys/class/leds"')
+        if "multicolor" in lights and any(color in lights for color in _COLORS):
+            reader.problem(("lights", "multicolor"), "name one LED of many colours, or one of each colour, not both")
+        _twice(reader, lights, _COLORS)
+    elif driver == "gpio":
+        lines = [f"{color}_line" for color in _COLORS]
+        if not any(line in lights for line in lines):
+            reader.problem(at, "name at least one line: red_line, green_line, blue_line")
+        _twice(reader, lights, lines)
+    elif driver == "file" and "path" not in lights:
+        reader.problem(("lights", "path"), 'missing; driver "file" needs it')
+
+
+def _twice(reader: _Reader, lights: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Find one LED or line that stands for two colours."""
+    seen: dict[object, str] = {}
+    for key in keys:
+        value = lights.get(key)
+        if isinstance(value, str | int) and seen.setdefault(value, key) != key:
+            reader.problem(("lights", key), f"it is {seen[value]} already")
 
 
 def _tables(document: Mapping[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:

@@ -18,6 +18,7 @@ _OWN: Final = frozenset(
     {
         *("audit", "clock", "config", "identity", "index", "mqtt", "receive", "recovery", "retention", "service"),
         *("storage", "store", "starting", "disk", "files", "task", "update", "appliance", "commands"),
+        *("dashboard", "lights"),
     }
 )
 """Components that are words of this program."""

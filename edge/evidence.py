@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from edge.phrase import N_
 from edge.states import DeliveryState
 
 
@@ -73,13 +74,13 @@ BY_UID: Final = frozenset({Evidence.STOW_ALREADY})
 
 WORDS: Final[Mapping[Evidence, str]] = MappingProxyType(
     {
-        _E.STORE_SUCCESS: "it answered that it stored it",
-        _E.STORE_WARNING: "it answered that it stored it, with a warning",
-        _E.COPIED: "copied and synced",
-        _E.STOW_LISTED: "its answer lists it as stored",
-        _E.STOW_ALREADY: "it answered that it has it already, and named it when it was queried",
-        _E.COMMITTED: "its commitment report lists it",
-        _E.FOUND: "it named it when it was queried",
+        _E.STORE_SUCCESS: N_("it answered that it stored it"),
+        _E.STORE_WARNING: N_("it answered that it stored it, with a warning"),
+        _E.COPIED: N_("copied and synced"),
+        _E.STOW_LISTED: N_("its answer lists it as stored"),
+        _E.STOW_ALREADY: N_("it answered that it has it already, and named it when it was queried"),
+        _E.COMMITTED: N_("its commitment report lists it"),
+        _E.FOUND: N_("it named it when it was queried"),
     }
 )
 """What the trail says of evidence that proves something."""

@@ -159,6 +159,12 @@ CODES: Final[dict[str, Code]] = {
             "{detail}",
             "Put the destination back into the configuration, or give them up: edge cancel --destination … --reason …",
         ),
+        _code(
+            "BACKLOG_OLD",
+            _W,
+            "Images have waited for more than a day: {detail}",
+            "They are stored safely here. Tell IT: the destination needs somebody.",
+        ),
         _event(
             "TWIN",
             _W,
@@ -171,6 +177,18 @@ CODES: Final[dict[str, Code]] = {
             _E,
             "Not accepting images: {detail}",
             "Keep the images on the modality and call IT now.",
+        ),
+        _code(
+            "DISK_FILLING",
+            _W,
+            "The disk is filling: {detail}",
+            "Go on scanning. Tell IT today: repair what keeps images from being delivered, or enlarge the disk.",
+        ),
+        _code(
+            "MODALITY_SILENT",
+            _W,
+            "{detail}",
+            "Where it was used: see that it is connected, and that it sends to this box. Else nothing.",
         ),
         _event(
             "PEER_REFUSED",
@@ -213,6 +231,12 @@ CODES: Final[dict[str, Code]] = {
             _I,
             "IT does not see this box: the broker cannot be reached: {detail}",
             "Nothing for the images. What happens meanwhile is kept and told later.",
+        ),
+        _code(
+            "DASHBOARD_DOWN",
+            _I,
+            "The dashboard cannot be reached: {detail}",
+            "Nothing for the images. Stop the program that uses the port, or correct [dashboard] in the configuration.",
         ),
         _code(
             "RESTART_NEEDED",
@@ -316,6 +340,12 @@ CODES: Final[dict[str, Code]] = {
             _I,
             "The clock of this box was changed while it ran: {detail}",
             "Nothing, where somebody set it.",
+        ),
+        _code(
+            "LIGHT_UNUSABLE",
+            _W,
+            "The status light cannot be trusted: {detail}",
+            'Nothing for the images; look at `edge status`. Have IT repair the light, or write driver = "none".',
         ),
         _code(
             "NOT_DURABLE",

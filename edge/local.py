@@ -40,6 +40,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 HANDOVER: Final = "handover"
 STUDIES: Final = "studies"
+LINES: Final = "lines"
 _HANDOVER: Final = msgspec.json.encode(Request(command=HANDOVER)) + b"\n"
 
 
@@ -58,14 +59,16 @@ class LocalServer:
         control: Control,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
         handover: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+        lines: Callable[[], Sequence[str]] = lambda: (),
     ) -> None:
-        """``handover`` serves a connection that asked to hand over objects."""
+        """``handover`` serves a connection that asked to hand over objects; ``lines`` gives the last of the log."""
         self._path = storage / SOCKET
         self._snapshot = snapshot
         self._studies = studies
         self._control = control
         self._spawn = spawn
         self._handover = handover
+        self._lines = lines
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -103,6 +106,8 @@ class LocalServer:
                 return Reply(result=await self._snapshot())
             if request.command == STUDIES:
                 return Reply(result=await self._studies(request.which, request.most))
+            if request.command == LINES:
+                return Reply(result=list(self._lines()))
             if request.command == HANDOVER:
                 return Reply(result=True)
             if request.command in VERBS:

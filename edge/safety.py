@@ -4,9 +4,12 @@ Pure. *Yes* only where the scanner itself named the whole set in a commitment re
 every destination has it on evidence; else this box cannot know what never left the scanner, and says so.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 import msgspec
+
+from edge.phrase import N_, say, say_n
 
 
 class DestinationView(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +97,7 @@ class Safety(msgspec.Struct, frozen=True):
     advice: str
 
 
-_ASK: Final = "Keep the study on the scanner."
+_WAIT: Final = N_("Keep the study on the scanner. Nothing is to be done but wait.")
 
 
 def safe_to_delete(study: StudyView) -> Safety:
@@ -102,64 +105,88 @@ def safe_to_delete(study: StudyView) -> Safety:
     no = _hindrance(study)
     if no is not None:
         return no
-    where = _places(study)
+    count, places = study.received, _places(study)
     if not study.complete:
         # also where the scanner named them all: many ask series by series
-        text = f"Images are still coming: {study.received} so far, all {where}."
-        return Safety("no", "RECEIVING", text, f"{_ASK} Look again when nothing has come for a while.")
+        text = say("Images are still coming: {count} so far, all {places}.", count=count, places=places)
+        advice = N_("Keep the study on the scanner. Look again when nothing has come for a while.")
+        return Safety("no", "RECEIVING", text, advice)
     if study.named:
-        text = f"All {_images(study.received)} that the scanner named are {where}."
-        return Safety("yes", "NAMED", text, "The study may be deleted from the scanner.")
-    text = f"All {study.received} received are safe: compare the number with the scanner. They are {where}."
-    advice = f"If the scanner shows {study.received} too, it may be deleted there; if it shows more, send it again."
+        text = say_n(
+            "All 1 image that the scanner named are {places}.",
+            "All {n} images that the scanner named are {places}.",
+            count,
+            places=places,
+        )
+        return Safety("yes", "NAMED", text, N_("The study may be deleted from the scanner."))
+    text = say(
+        "All {count} received are safe: compare the number with the scanner. They are {places}.",
+        count=count,
+        places=places,
+    )
+    advice = say(
+        "If the scanner shows {count} too, it may be deleted there; if it shows more, send it again.", count=count
+    )
     return Safety("received", "RECEIVED", text, advice)
 
 
 def _hindrance(study: StudyView) -> Safety | None:
     """The most important reason for which not everything is safe."""
-    gone = study.lost + study.quarantined
+    gone, received = study.lost + study.quarantined, study.received
     if gone:
-        text = f"Lost or damaged on this box before they were delivered: {gone} of {study.received}."
-        return Safety("no", "LOST", text, f"{_ASK} Send it again now, and tell IT.")
+        text = say(
+            "Lost or damaged on this box before they were delivered: {gone} of {count}.", gone=gone, count=received
+        )
+        return Safety("no", "LOST", text, N_("Keep the study on the scanner. Send it again now, and tell IT."))
     if held := _listed(study, "held"):
-        return Safety("no", "HELD", f"Put aside until a person decides: {held}.", f"{_ASK} Tell IT.")
+        text = say("Put aside until a person decides: {counts}.", counts=held)
+        return Safety("no", "HELD", text, N_("Keep the study on the scanner. Tell IT."))
     if refused := _refused(study):
-        text = f"Given up, or not taken by the destination: {refused}."
-        return Safety("no", "REFUSED", text, f"{_ASK} Ask IT whether these images are needed there.")
+        text = say("Given up, or not taken by the destination: {counts}.", counts=refused)
+        advice = N_("Keep the study on the scanner. Ask IT whether these images are needed there.")
+        return Safety("no", "REFUSED", text, advice)
     if study.unrouted or not study.destinations:
-        text = f"Kept here and sent nowhere: {study.unrouted or study.received} of {study.received}."
-        return Safety("no", "NO_DESTINATION", text, f"{_ASK} Tell IT: no destination is configured for them.")
+        gone = study.unrouted or received
+        text = say("Kept here and sent nowhere: {gone} of {count}.", gone=gone, count=received)
+        advice = N_("Keep the study on the scanner. Tell IT: no destination is configured for them.")
+        return Safety("no", "NO_DESTINATION", text, advice)
     if queued := _listed(study, "queued"):
-        return Safety("no", "WAITING", f"Not delivered yet: {queued}.", f"{_ASK} Nothing is to be done but wait.")
+        return Safety("no", "WAITING", say("Not delivered yet: {counts}.", counts=queued), _WAIT)
     if unproven := _listed(study, "unproven"):
-        text = f"Accepted but not verified yet: {unproven}."
-        return Safety("no", "UNPROVEN", text, f"{_ASK} Nothing is to be done but wait.")
+        return Safety("no", "UNPROVEN", say("Accepted but not verified yet: {counts}.", counts=unproven), _WAIT)
     if not all(d.safe for d in study.destinations):
         raise AssertionError("a delivery is in a state that is not counted")
     return None
 
 
 def _listed(study: StudyView, what: Literal["held", "queued", "unproven"]) -> str:
-    counts = [(d.destination, int(getattr(d, what)), d.received) for d in study.destinations]
-    return ", ".join(f"{count} of {of} for {name}" for name, count, of in counts if count)
+    return _counted((d.destination, int(getattr(d, what)), d.received) for d in study.destinations)
 
 
 def _refused(study: StudyView) -> str:
-    counts = [(d.destination, d.cancelled + d.declined, d.received) for d in study.destinations]
-    return ", ".join(f"{count} of {of} for {name}" for name, count, of in counts if count)
+    return _counted((d.destination, d.cancelled + d.declined, d.received) for d in study.destinations)
+
+
+def _counted(counts: Iterable[tuple[str, int, int]]) -> str:
+    return ", ".join(
+        say("{count} of {total} for {name}", count=count, total=total, name=name)
+        for name, count, total in counts
+        if count
+    )
 
 
 def _places(study: StudyView) -> str:
     """Say where everything is, and on which evidence: accepted is less than verified."""
-    verified = [d.destination for d in study.destinations if not d.accepted]
-    accepted = [d.destination for d in study.destinations if d.accepted]
-    said = [f"{word} by {_joined(names)}" for word, names in (("verified", verified), ("accepted", accepted)) if names]
-    return " and ".join(said)
+    verified = _joined([d.destination for d in study.destinations if not d.accepted])
+    accepted = _joined([d.destination for d in study.destinations if d.accepted])
+    if not accepted:
+        return say("verified by {verified}", verified=verified)
+    if not verified:
+        return say("accepted by {accepted}", accepted=accepted)
+    return say("verified by {verified} and accepted by {accepted}", verified=verified, accepted=accepted)
 
 
-def _joined(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
+def _joined(names: Sequence[str]) -> str:
+    if len(names) < 2:  # noqa: PLR2004 - two are joined
+        return "".join(names)
+    return say("{names} and {name}", names=", ".join(names[:-1]), name=names[-1])

@@ -75,12 +75,17 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     """When background work may go; None: always."""
     hours_open: bool = True
     """Whether it may go now."""
+    paused: bool = False
+    """Whether a person paused it; ``state`` tells that only where nothing else is wrong."""
     last_success_at: str | None
     problem: Problem | None
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True):
-    """Room on the disk. ``autonomy_seconds`` is None while nothing comes in."""
+    """Room on the disk. ``autonomy_seconds``: how long it lasts, at the least, as things came in over the last day.
+
+    What was delivered and makes way counts as room. None where nothing came in.
+    """
 
     free_bytes: int
     reserve_bytes: int
@@ -107,6 +112,20 @@ class ImportStatus(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     bytes_done: int
     refused: int
+
+
+class ModalityStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A sender: one of the configuration, or, with an empty name, a stranger. Its title is for people at the box."""
+
+    name: str
+    ae_title: str
+    address: str
+    last_heard_at: str | None
+    """When an association of it was let in last."""
+    last_object_at: str | None
+    refused: int
+    """Associations of it that were refused since the start of the process."""
+    refused_because: str
 
 
 class ClockStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,5 +159,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     storage: Storage
     watches: list[WatchStatus] = []
     imports: list[ImportStatus] = []
+    modalities: list[ModalityStatus] = []
     clock: ClockStatus
     findings: list[FindingStatus]

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from edge.config import ClientTls, Config, Destination, DicomwebDestination, DimseDestination, Mqtt, ReceiveTls
+from edge.phrase import N_, say
 
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; those of 1.3 are all good (RFC 9325 4.2)."""
@@ -65,7 +66,7 @@ def client_context(config: ClientTls) -> ssl.SSLContext:
     if config.certificate_file is not None:
         _load_own(context, config.certificate_file, config.key_file)
     elif config.key_file is not None:
-        raise TlsError("key_file", "there is a key, but no certificate_file: name both, or neither")
+        raise TlsError("key_file", N_("there is a key, but no certificate_file: name both, or neither"))
     return context
 
 
@@ -95,23 +96,36 @@ def _load_own(context: ssl.SSLContext, certificate: Path, key: Path | None) -> N
     _readable("key_file", key or certificate)
     if not _has_certificate(certificate):
         raise TlsError(
-            "certificate_file", f"{certificate} holds no certificate in PEM form: give one that begins with BEGIN"
+            "certificate_file",
+            say("{path} holds no certificate in PEM form: give one that begins with BEGIN", path=certificate),
         )
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except _PassphraseError:
         raise TlsError(
-            "key_file", f"the key in {key or certificate} has a passphrase: store it without one, readable by edge only"
+            "key_file",
+            say(
+                "the key in {path} has a passphrase: store it without one, readable by edge only",
+                path=key or certificate,
+            ),
         ) from None
     except ssl.SSLError as e:
         if e.reason == "KEY_VALUES_MISMATCH":
-            text = f"the key in {key or certificate} does not belong to the certificate in {certificate}: give its own"
+            text = say(
+                "the key in {key} does not belong to the certificate in {path}: give its own",
+                key=key or certificate,
+                path=certificate,
+            )
             raise TlsError("key_file", text) from None
         if e.reason and ("TOO_SMALL" in e.reason or "TOO_WEAK" in e.reason):
-            text = f"the certificate in {certificate} is too weak ({e.reason.lower()}): have a stronger one made"
+            text = say(
+                "the certificate in {path} is too weak ({said}): have a stronger one made",
+                path=certificate,
+                said=e.reason.lower(),
+            )
             raise TlsError("certificate_file", text) from None
         raise TlsError(
-            "key_file", f"{key or certificate} holds no usable key in PEM form: give the right file"
+            "key_file", say("{path} holds no usable key in PEM form: give the right file", path=key or certificate)
         ) from None
 
 
@@ -128,7 +142,9 @@ def _load_authorities(context: ssl.SSLContext, key: str, path: Path) -> None:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:
-        raise TlsError(key, f"{path} holds no certificates in PEM form: give those of who signs") from None
+        raise TlsError(
+            key, say("{path} holds no certificates in PEM form: give those of who signs", path=path)
+        ) from None
 
 
 def _readable(key: str, path: Path) -> None:
@@ -136,7 +152,11 @@ def _readable(key: str, path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as e:
-        text = f"{path} cannot be read ({e.strerror or e}): it must be a file that this user may read"
+        text = say(
+            "{path} cannot be read ({error}): it must be a file that this user may read",
+            path=path,
+            error=e.strerror or e,
+        )
         raise TlsError(key, text) from None
 
 
@@ -233,6 +253,8 @@ def every(config: Config) -> tuple[Credentials, ...]:
     ]
     if config.mqtt is not None and config.mqtt.url.startswith("mqtts:"):
         found.append(broker_credentials(config.mqtt))
+    if config.dashboard.enabled and config.dashboard.certificate_file is not None:
+        found.append(dashboard_credentials(config.dashboard.certificate_file, config.dashboard.key_file))
     return tuple(found)
 
 
@@ -240,6 +262,12 @@ def broker_credentials(mqtt: Mqtt) -> Credentials:
     """Return those of the MQTT broker."""
     files = ClientTls(ca_file=mqtt.ca_file, certificate_file=mqtt.certificate_file, key_file=mqtt.key_file)
     return Credentials("mqtt", mqtt.certificate_file, lambda: client_context(files))
+
+
+def dashboard_credentials(certificate: Path, key: Path | None) -> Credentials:
+    """Return those of the dashboard; without ``key`` it is in the file of the certificate."""
+    files = ReceiveTls(certificate_file=certificate, key_file=key or certificate)
+    return Credentials("dashboard", certificate, lambda: server_context(files))
 
 
 def date(timestamp: float) -> str:

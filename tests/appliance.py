@@ -39,6 +39,7 @@ class Edge(Program):
         more: str = "",
         receive: str = "",
         store: str = "",
+        dashboard: str = "enabled = false",
         environment: dict[str, str] | None = None,
         wrapper: Sequence[str] = (),
     ) -> None:
@@ -48,7 +49,7 @@ class Edge(Program):
         self.config = folder / "edge.toml"
         self._readies = 0
         folder.mkdir(parents=True, exist_ok=True)
-        self.configure(destinations, more=more, receive=receive, store=store)
+        self.configure(destinations, more=more, receive=receive, store=store, dashboard=dashboard)
         super().__init__(
             [*wrapper, COMMAND, "run", "--config", str(self.config)],
             ports=[self.port],
@@ -56,11 +57,20 @@ class Edge(Program):
             environment={**os.environ, **(environment or {})},
         )
 
-    def configure(self, destinations: str = "", *, more: str = "", receive: str = "", store: str = "") -> None:
-        """Write the configuration, for the next start; `receive` and `store` are lines of their sections."""
+    def configure(
+        self,
+        destinations: str = "",
+        *,
+        more: str = "",
+        receive: str = "",
+        store: str = "",
+        dashboard: str = "enabled = false",
+    ) -> None:
+        """Write the configuration, for the next start; `receive`, `store`, `dashboard` are lines of their sections."""
         self.config.write_text(
             f'[device]\nname = "test"\n[storage]\npath = "{self.storage}"\nreserve = "1MiB"\n{store}\n'
-            f'[receive]\naddress = "{LOOPBACK}"\nport = {self.port}\n{receive}\n{destinations}\n{more}'
+            f'[receive]\naddress = "{LOOPBACK}"\nport = {self.port}\n{receive}\n'
+            f"[dashboard]\n{dashboard}\n{destinations}\n{more}"
         )
 
     def start(self) -> None:

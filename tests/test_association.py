@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from edge.app import Appliance
 from edge.board import Board
 from edge.clock import SystemClock
-from edge.config import Config, DimseDestination, Modality, Receive, ReceiveTimeouts, Storage
+from edge.config import Config, Dashboard, DimseDestination, Modality, Receive, ReceiveTimeouts, Storage
 from edge.dicom import command as dimse
 from edge.dicom.acceptor import Acceptor, Capacity, Peer
 from edge.dicom.association import (
@@ -839,7 +839,9 @@ class Box:
     def __init__(self, folder: Path) -> None:
         self.storage = folder / "s"
         receive = Receive(address=LOOPBACK, port=0, timeouts=ReceiveTimeouts(request=0.5, idle=0.5))
-        self._config = Config(storage=Storage(path=self.storage, reserve=1 << 20), receive=receive)
+        self._config = Config(
+            storage=Storage(path=self.storage, reserve=1 << 20), receive=receive, dashboard=Dashboard(enabled=False)
+        )
         self._ready = threading.Event()
         self._pool = ThreadPoolExecutor(1)
 

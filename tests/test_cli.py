@@ -26,8 +26,8 @@ from tests.peers.wire import VERIFICATION
 
 COMMANDS: Final = (
     *("run", "check", "status", "queue", "trace", "studies"),
-    *("retry", "stat", "hold", "release", "cancel", "pause", "resume", "import"),
-    *("echo", "doctor", "capabilities", "route", "demo"),
+    *("retry", "stat", "hold", "release", "cancel", "pause", "resume", "import", "echo", "doctor", "capabilities"),
+    *("route", "light", "password", "label", "logs", "demo"),
 )
 ACTS: Final = ("retry", "stat", "hold", "release", "cancel")
 
@@ -191,18 +191,17 @@ def test_every_command_refuses_an_unknown_key_the_same_way(tmp_path: Path, comma
     assert said(done).startswith(f"{tmp_path / 'edge.toml'}: line 3: storage.colour: unknown key")
 
 
-def test_check_says_ok_and_what_this_version_does_not_do_yet(tmp_path: Path) -> None:
-    config = written(tmp_path, f'[lights]\ndriver = "leds"\n{dimse("pacs", 104)}{dimse("cloud", 104)}')
+def test_check_says_ok_and_touches_nothing(tmp_path: Path) -> None:
+    config = written(tmp_path, f'[device]\nlanguage = "es"\n{dimse("pacs", 104)}{dimse("cloud", 104)}')
     done = edge("check", "--config", str(config))
     assert (done.returncode, done.stderr) == (0, "")
-    note, *doubts, verdict = done.stdout.splitlines()
+    *doubts, verdict = done.stdout.splitlines()
     assert all("a power cut" in doubt for doubt in doubts), "where this file system has no journal"
-    assert note == "note: lights.driver is understood, but this version does not act on it yet"
     assert verdict == "ok; destinations: pacs, cloud"
     as_json = edge("check", "--json", "--config", str(config))
     printed = json.loads(as_json.stdout)
     assert len(printed.pop("doubts")) == len(doubts)
-    assert printed == {"ok": True, "not_in_this_version": ["lights.driver"]}
+    assert printed == {"ok": True, "not_in_this_version": []}
     assert not (tmp_path / "storage").exists(), "checking touches nothing"
 
 

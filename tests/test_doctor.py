@@ -890,7 +890,7 @@ def codes() -> set[str]:
     for path in [*paths, *(ROOT / "edge" / "doctor").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
-                case ast.Call(func=ast.Name(id="Unreachable" | "failed" | "doubtful" | "say"), args=[first, *_]):
+                case ast.Call(func=ast.Name(id="Unreachable" | "failed" | "doubtful" | "tell"), args=[first, *_]):
                     found |= _texts(first)
                 case ast.Call(func=ast.Name(id="Probe"), args=[_, second, *_]):
                     found |= _texts(second)

@@ -26,6 +26,7 @@ FIRMWARE: Final = Path(__file__).parents[1] / "firmware-config"
 SHARE: Final = FIRMWARE / "samba" / "edge-export.conf"
 SCRIPT: Final = FIRMWARE / "udev" / "import-stick"
 CHECK: Final = FIRMWARE / "udev" / "is-medium"
+SERVICE: Final = FIRMWARE / "systemd" / "edge.service"
 UNIT: Final = FIRMWARE / "systemd" / "edge-import@.service"
 PASSWORD: Final = "scan"
 
@@ -364,18 +365,51 @@ def test_systemd_takes_the_unit_and_finds_little_exposed(tmp_path: Path) -> None
     assert float(found[1]) <= 4.5  # it mounts
 
 
-def test_the_documented_service_may_see_who_writes_to_files_of_others(tmp_path: Path) -> None:
+def test_the_documented_service_is_the_one_that_is_shipped() -> None:
     page = (FIRMWARE.parent / "docs" / "operations.md").read_text()
-    found = re.search(r"```ini\n(.*?)```", page, re.DOTALL)
-    assert found is not None
+    assert re.findall(r"```ini\n(.*?)```", page, re.DOTALL) == [SERVICE.read_text()]
+
+
+def test_the_service_is_watched_restarted_and_tells_by_its_light_that_it_is_gone() -> None:
+    lines = SERVICE.read_text().splitlines()
+    for line in (
+        "Type=notify",
+        "WatchdogSec=30",
+        "Restart=always",
+        "ExecStopPost=-/usr/local/bin/edge light R2",
+        "ExecStartPre=-/usr/local/bin/edge light W1",
+    ):
+        assert line in lines
+    # the second to see who still writes to files of others
     for key in ("AmbientCapabilities", "CapabilityBoundingSet"):
-        assert re.findall(rf"^{key}=(.*)$", found[1], re.MULTILINE) == ["CAP_NET_BIND_SERVICE CAP_LEASE"]
+        assert [line for line in lines if line.startswith(key)] == [f"{key}=CAP_NET_BIND_SERVICE CAP_LEASE"]
+
+
+@pytest.mark.parametrize("gpio", [False, True])
+def test_systemd_takes_the_service_and_finds_little_exposed(tmp_path: Path, *, gpio: bool) -> None:
+    tool = require("systemd-analyze")
     unit = tmp_path / "edge.service"
-    unit.write_text(found[1].replace("/usr/local/bin/edge", COMMAND).replace("=edge\n", "=root\n"))
-    done = subprocess.run(
-        [require("systemd-analyze"), "verify", str(unit)], capture_output=True, text=True, check=False
-    )
+    text = SERVICE.read_text().replace("/usr/local/bin/edge", COMMAND).replace("=edge\n", "=root\n")
+    if gpio:
+        text += (SERVICE.with_name("edge.service.d") / "gpio.conf").read_text()
+    unit.write_text(text)
+    done = subprocess.run([tool, "verify", str(unit)], capture_output=True, text=True, check=False)
     assert [line for line in done.stderr.splitlines() if "edge.service" in line] == []
+    unit.write_text(text.replace("=root\n", "=edge\n"))
+    done = subprocess.run([tool, "security", "--offline=yes", str(unit)], capture_output=True, text=True, check=False)
+    found = re.search(r"exposure level for .*: ([0-9.]+)", done.stdout)
+    assert found is not None, done.stdout + done.stderr
+    assert float(found[1]) <= (2.1 if gpio else 2.0)
+
+
+def test_what_a_trigger_makes_is_given_to_the_service_too() -> None:
+    rules = (FIRMWARE / "udev" / "71-edge-lights.rules").read_text()
+    (line,) = [line for line in rules.splitlines() if 'SUBSYSTEM=="leds"' in line]
+    shell = re.search(r"/bin/sh -c '(.*)'", line)
+    assert shell is not None
+    for name in ("brightness", "trigger", "delay_on", "delay_off", "pattern", "multi_intensity"):
+        assert re.search(rf"\b{name}\b", shell[1])
+    assert 'ACTION=="add"' not in rules, "a change tells of a trigger"
 
 
 def test_the_rule_means_media_and_never_a_disk_of_the_box() -> None:

@@ -205,7 +205,7 @@ class TestMosquitto:
                 # the kernel takes connections for it: they stand, and CONNECT is not answered
                 await until(lambda: box.prepared >= 2, "a connection that stands")
                 await box.trouble("TIMED_OUT")
-            assert gap[0] < 0.5
+            assert gap[0] < 2
             mosquitto.thaw()
             await box.session()
 
@@ -479,7 +479,7 @@ class TestHandMade:
                 began = time.monotonic()
                 async with longest_gap() as gap:
                     kept = [await session.receive() for _ in range(170)]
-                assert gap[0] < 0.5
+                assert gap[0] < 2
                 assert kept == [Message("t", b"xy", 0, retain=False)] * 170
                 assert time.monotonic() - began > 1  # 150 are saved up, the rest comes at ten a second
                 assert psutil.Process().cpu_times().user - spent < 1

@@ -70,7 +70,10 @@ class Disk:
         self.identity = Identity(root)
         notifier = Notifier({"NOTIFY_SOCKET": str(systemd.path)})
         spool = Spool(root, self.syncer)
-        self.opening = Opening(root, spool, self.identity, Ballast(root), ManualClock(), notifier, 100)
+        self.troubles: list[str] = []
+        self.opening = Opening(
+            root, spool, self.identity, Ballast(root), ManualClock(), notifier, 100, self.troubles.append
+        )
 
     def _open(self, *arguments: Any) -> None:
         self.tries += 1
@@ -110,6 +113,7 @@ async def test_a_disk_that_does_not_allow_a_start_is_tried_until_it_does(
     told = systemd.heard()
     assert len(told) == 3
     assert all(one.startswith("READY=1\nSTATUS=not receiving, trying again: The storage path") for one in told)
+    assert disk.troubles == [line["why"] for line in logged], "the light is red meanwhile"
     await disk.close(store)
 
 

@@ -56,7 +56,7 @@ def test_a_study_of_400_sent_during_an_outage_arrives_once_when_it_ends(tmp_path
         assert told["queue"] == {"instances": 0, "bytes": 0, "oldest_seconds": 0}
         assert told["destinations"][0]["state"] == "up"
         assert told["destinations"][0]["accepted"] == 400
-        assert told["light"]["code"] in {"G1", "G2"}
+        wait_for(lambda: edge.json("status")["light"]["code"] in {"G1", "G2"}, 10, "the light is green again")
     assert Counter(r.digest for r in pacs.received) == Counter(o.wire_digest for o in study)
 
 

@@ -26,6 +26,7 @@ from edge.model import BACKGROUND, ROUTINE, Kind, Need
 from edge.routing import Leg
 from edge.spool import Syncer
 from edge.status.collect import Collector
+from edge.status.lights import LIGHTS
 from edge.status.pace import Bounds, drain
 from edge.store import Parcel
 from tests.fakes import FakeTransport, ManualClock
@@ -159,6 +160,7 @@ def parcel_with(length: int) -> Parcel:
         (1000, 10.0, Bounds(rate=50), True, 100),
         (1000, 0.0, Bounds(rate=50), True, 20),
         (1000, 0.0, Bounds(rate=50), False, None),
+        (1000, 100.0, Bounds(), False, None),
         (1000, 100.0, Bounds(hours=NIGHT, shut=3600, waits=True), True, 3610),
         (1000, 100.0, Bounds(hours=NIGHT, shut=3600), True, 10),
         (100 * 15 * HOUR, 100.0, Bounds(hours=NIGHT, shut=HOUR, left=0, waits=True), True, (1 + 10 + 14 + 5) * HOUR),
@@ -206,6 +208,8 @@ async def test_the_snapshot_tells_limit_hours_and_when_it_will_be_done(tmp_path:
             clock,
             lambda: 1 << 40,
             1 << 30,
+            light=lambda: LIGHTS["G1"],
+            autonomy=lambda: None,
         )
 
         async def seen() -> tuple[object, ...]:
@@ -471,7 +475,7 @@ class SlowSession:
 
     async def send(self, parcels: Sequence[Parcel]) -> AsyncIterator[tuple[Parcel, Outcome]]:
         for parcel in parcels:
-            await asyncio.sleep(0.02)  # what a long line takes for one answer
+            await asyncio.sleep(0.05)  # what a long line takes for one answer
             yield parcel, self._slow.fake.take(parcel)
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -12,18 +12,20 @@ import pytest
 from pynetdicom import status as reference
 
 from edge import __version__
-from edge.board import Board, ImportGauge
+from edge.board import Board, ImportGauge, ModalityGauge
 from edge.config import Config, Device, DimseDestination
 from edge.dicom import status
 from edge.dicom.status import StatusClass, classify, meaning
 from edge.findings import Journal
 from edge.model import Header, Instance, Kind, Source
 from edge.routing import Leg
-from edge.snapshot import Destination, FindingStatus, Intake, Snapshot
+from edge.snapshot import Snapshot
 from edge.states import DeliveryState
 from edge.status.collect import Collector, stopped
-from edge.status.lights import _TABLE, Facts, light
+from edge.status.lamp import Lamp
+from edge.status.lights import TABLE, Facts, light
 from edge.status.observer import Observer
+from edge.status.room import Room
 from edge.store import Choice, Reading, Settlement, Store, Tally
 from tests.fakes import ManualClock, evidence_of
 
@@ -142,6 +144,7 @@ CONTRACT: Final[dict[str, Any]] = {
             "rate_limit_bytes_per_second": int,
             "hours": str,
             "hours_open": bool,
+            "paused": bool,
             "last_success_at": str,
             "problem": {"code": str, "text": str},
         }
@@ -154,6 +157,13 @@ CONTRACT: Final[dict[str, Any]] = {
             "media": bool,
             "over": bool,
             **dict.fromkeys(("files", "files_done", "bytes", "bytes_done", "refused"), int),
+        }
+    ],
+    "modalities": [
+        {
+            **dict.fromkeys(("name", "ae_title", "address", "last_heard_at", "last_object_at"), str),
+            "refused": int,
+            "refused_because": str,
         }
     ],
     "clock": {"trusted": bool},
@@ -179,11 +189,23 @@ class Box:
         self.board.intake_open, self.board.intake_closed_because = True, ""
         self.board.destination("pacs")  # as its lane does
         self.journal = Journal(clock)
+        self.lamp = Lamp(self.board, self.journal, clock)
         self.free = 5000
+        self.room = Room(store.reading, self.board, self.journal, clock, lambda: self.free, 1000)
 
     def collector(self, config: Config = TO_PACS) -> Collector:
-        reading = self.store.reading
-        return Collector(config, "d1", reading, self.board, self.journal, self.clock, lambda: self.free, 1000)
+        return Collector(
+            config,
+            "d1",
+            self.store.reading,
+            self.board,
+            self.journal,
+            self.clock,
+            lambda: self.free,
+            1000,
+            light=self.lamp.look,
+            autonomy=self.room.seconds,
+        )
 
     async def arrive(self, numbers: range, *destinations: str) -> None:
         legs = [Leg(name, 1, needs_proof=False) for name in destinations]
@@ -235,48 +257,19 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
 # the light
 
 
-def destination(state: str) -> Destination:
-    numbers = dict.fromkeys((str(one) for one in DeliveryState), 0)
-    rest = {"rate_bytes_per_second": 0, "drain_seconds": None, "last_success_at": None, "problem": None}
-    return msgspec.convert({"name": "pacs", "state": state, **numbers, **rest}, Destination)
-
-
-def finding(severity: str, code: str = "ANY") -> FindingStatus:
-    return FindingStatus(code=code, severity=severity, component="x", since="", count=1, text="", advice="")
-
-
-def facts(
-    *,
-    starting: bool = False,
-    closed: bool = False,
-    findings: Sequence[FindingStatus] = (),
-    states: Sequence[str] = ("up",),
-    moving: bool = False,
-) -> Facts:
-    return Facts(
-        starting=starting,
-        intake=Intake(open=not closed, associations=0, instances=0, bytes=0, refused=0, last_at=None),
-        destinations=[destination(state) for state in states],
-        findings=findings,
-        moving=moving,
-    )
-
-
 @pytest.mark.parametrize(
     ("seen", "code", "color", "pattern"),
     [
-        (facts(), "G1", "green", "steady"),
-        (facts(states=()), "G1", "green", "steady"),
-        (facts(states=("paused",)), "G1", "green", "steady"),
-        (facts(findings=[finding("info")]), "G1", "green", "steady"),
-        (facts(findings=[finding("warning", "DESTINATION_DOWN")]), "G1", "green", "steady"),
-        (facts(moving=True), "G2", "green", "brief dips"),
-        (facts(states=("up", "down")), "Y1", "yellow", "steady"),
-        (facts(findings=[finding("warning", "DESTINATION_DOWN")], states=("down",)), "Y1", "yellow", "steady"),
-        (facts(findings=[finding("warning")]), "Y2", "yellow", "0.5 Hz"),
-        (facts(findings=[finding("error")]), "R1", "red", "steady"),
-        (facts(closed=True), "R2", "red", "2 Hz"),
-        (facts(starting=True, closed=True), "W1", "white", "slow pulse"),
+        (Facts(), "G1", "green", "steady"),
+        (Facts(moving=True), "G2", "green", "brief dips"),
+        (Facts(down=True), "Y1", "yellow", "steady"),
+        (Facts(attention=True), "Y2", "yellow", "0.5 Hz"),
+        (Facts(medium_out=True), "B3", "blue", "steady"),
+        (Facts(medium_in=True), "B2", "blue", "1 Hz"),
+        (Facts(fault=True), "R1", "red", "steady"),
+        (Facts(closed=True), "R2", "red", "2 Hz"),
+        (Facts(starting=True), "W1", "white", "slow pulse"),
+        (Facts(identify=True), "I1", "white and blue", "alternating"),
     ],
 )
 def test_each_row_of_the_light_table_shows(seen: Facts, code: str, color: str, pattern: str) -> None:
@@ -286,15 +279,8 @@ def test_each_row_of_the_light_table_shows(seen: Facts, code: str, color: str, p
 
 @pytest.mark.parametrize("causes", list(product([False, True], repeat=6)))
 def test_of_several_causes_the_worst_shows(causes: tuple[bool, ...]) -> None:
-    starting, closed, broken, warned, down, moving = causes
-    findings = [finding("info")] + [finding("warning")] * warned + [finding("error")] * broken
-    seen = facts(
-        starting=starting,
-        closed=closed,
-        findings=findings,
-        states=("down", "up") if down else ("up",),
-        moving=moving,
-    )
+    starting, closed, fault, attention, down, moving = causes
+    seen = Facts(starting=starting, closed=closed, fault=fault, attention=attention, down=down, moving=moving)
     worst_first = zip(causes, ("W1", "R2", "R1", "Y2", "Y1", "G2"), strict=True)
     assert light(seen).code == next((code for cause, code in worst_first if cause), "G1")
 
@@ -315,7 +301,7 @@ async def test_a_medium_is_shown_above_everything_but_red_until_somebody_has_had
 
 
 def test_no_light_is_told_by_colour_alone() -> None:
-    lights = [shown for _, shown in _TABLE]
+    lights = [row.light for row in TABLE]
     assert len({one.code for one in lights}) == len(lights) == 10
     assert len({(one.color, one.pattern) for one in lights}) == len(lights)
     assert all(one.text.endswith(".") for one in lights)
@@ -345,12 +331,16 @@ async def test_the_snapshot_has_every_key_of_the_contract(box: Box) -> None:
     box.journal.note("DESTINATION_DOWN", "destination.pacs", "it is silent.")
     box.board.watch("us").taken = 3
     box.board.imports[1] = ImportGauge("stick", media=True, files=2)
+    box.board.modalities["CT1"] = ModalityGauge("CT1", "CT1", "10.0.0.1", 1.0, box.clock.wall, box.clock.wall)
     (pacs,) = TO_PACS.destination
     pacs = msgspec.structs.replace(pacs, hours=(0, 60), rate_limit=1000)
     collector = box.collector(msgspec.structs.replace(TO_PACS, destination=(pacs,)))
     box.clock.seconds += 1
     given = msgspec.to_builtins(await collector.snapshot())
-    assert misshapen(given, CONTRACT) == []
+    assert misshapen(given, CONTRACT) == [".destinations[].drain_seconds: None"], "it is down"
+    gauge.problem_code = ""
+    assert (await collector.snapshot()).destinations[0].drain_seconds is not None
+    gauge.problem_code = "TIMEOUT"
     assert set(given) == set(CONTRACT)
     assert given["schema"] == 1
     assert given["taken_at"] == "2027-01-15T08:00:00.000Z"
@@ -382,7 +372,10 @@ async def test_the_numbers_of_an_outage_are_those_of_the_store(box: Box) -> None
     assert [pacs.queued, pacs.sending, pacs.accepted, pacs.verified] == [2, 1, 2, 0]
     assert [pacs.held, pacs.cancelled, pacs.declined] == [1, 1, 1]
     assert (pacs.state, pacs.problem and pacs.problem.code) == ("down", "REFUSED_CONNECTION")
-    assert (pacs.rate_bytes_per_second, pacs.drain_seconds) == (50, 6), "what is held does not drain"
+    assert (pacs.rate_bytes_per_second, pacs.drain_seconds) == (50, None), "nobody can tell when it comes back"
+    gauge.problem_code = gauge.problem_text = ""
+    (pacs,) = (await box.collector().snapshot()).destinations
+    assert (pacs.state, pacs.drain_seconds) == ("up", 6), "what is held does not drain"
     assert (given.queue.instances, given.queue.bytes, given.queue.oldest_seconds) == (4, 400, 3120)
     assert given.light.code == "Y1"
 
@@ -434,18 +427,6 @@ async def test_a_destination_that_left_the_configuration_is_shown_while_it_is_ow
     given = await box.collector().snapshot()
     assert [d.name for d in given.destinations] == ["pacs"]
     assert given.light.code == "G1"
-
-
-@pytest.mark.parametrize(("free", "seconds"), [(5000, 400), (1000, 0), (10, 0)])
-async def test_autonomy_is_the_room_above_the_reserve_at_the_rate_since_the_start(
-    box: Box, free: int, seconds: int
-) -> None:
-    collector = box.collector()
-    box.board.received(1000)
-    box.clock.seconds += 100
-    box.free = free
-    storage = (await collector.snapshot()).storage
-    assert (storage.free_bytes, storage.reserve_bytes, storage.autonomy_seconds) == (free, 1000, seconds)
 
 
 async def test_the_light_follows_intake_and_findings(box: Box) -> None:

@@ -221,6 +221,17 @@ async def test_the_answer_goes_from_no_to_yes_as_the_study_goes_its_way(box: Sto
     assert await code(box) == "no WAITING"
 
 
+async def test_nothing_is_safe_to_delete_before_every_file_that_lies_here_is_on_record(box: Stored) -> None:
+    await box.accept(instance(1))
+    await box.store.prove("pacs", [Verdict(1, found=True)])
+    box.clock.pass_time(QUIET)
+    await commit(box, 1)
+    box.store.on_record = lambda: False
+    assert await code(box) == "no RECEIVING"
+    box.store.on_record = lambda: True
+    assert await code(box) == "yes NAMED"
+
+
 async def test_an_instance_that_goes_nowhere_is_not_safe(box: Stored) -> None:
     await box.accept(instance(1))
     await box.receive(instance(2), to=[])

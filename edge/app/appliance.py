@@ -6,13 +6,14 @@ is half received is finished or refused; then the lanes, so that what is on the 
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
 from edge import __version__, events
+from edge.app.dashboard import dashboard
 from edge.app.lanes import Lanes
 from edge.app.listener import Listener
 from edge.app.opening import Opening
@@ -42,20 +43,29 @@ from edge.keeping.audit import Audit
 from edge.keeping.chronicle import Chronicle
 from edge.keeping.retention import Retention
 from edge.keeping.timekeeper import Timekeeper, latest
+from edge.lights.driver import driver_of
+from edge.lights.service import LightService
 from edge.local import LocalServer
+from edge.preview import Previews
 from edge.routing import Routing
 from edge.sdnotify import Notifier
 from edge.snapshot import Snapshot
 from edge.spool import Ballast, Identity, Ledger, Scratch, Spool, Syncer, doubts
+from edge.status.backlog import BacklogWatch
 from edge.status.certificates import CertificateWatch
 from edge.status.collect import Collector
+from edge.status.lamp import Lamp
+from edge.status.lights import LIGHTS
 from edge.status.observer import Observer
 from edge.status.overdue import ProofWatch
+from edge.status.room import Room
+from edge.status.silence import SilenceWatch
 from edge.store import Mended, Store, StoreError
 from edge.supervise import Supervisor
 from edge.telemetry.assembly import Assembly
 from edge.telemetry.twin import Twin
 from edge.tls import every
+from edge.web.server import Dashboard
 
 log = structlog.get_logger()
 
@@ -77,6 +87,7 @@ class _Rooms(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger
     admission: Admission
     guard: DiskGuard
+    room: Room
     index: Index
     door: Door
     lanes: Lanes
@@ -84,6 +95,7 @@ class _Rooms(msgspec.Struct, frozen=True, kw_only=True):
     listener: Listener
     local: LocalServer
     remote: Assembly | None
+    dashboard: Dashboard | None
 
 
 class _Tasks(msgspec.Struct, frozen=True):
@@ -104,30 +116,36 @@ class Appliance:
         *,
         offline: bool = False,
         twin: Twin | None = None,
+        lines: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """``offline``: it takes only what is handed over on the local socket, and delivers nothing.
 
-        ``twin`` keeps the configuration that may be wanted over MQTT; None: none is taken.
+        ``twin`` keeps the configuration that may be wanted over MQTT; None: none is taken. ``lines`` gives the last
+        lines of the log.
         """
         self.config = config
         self._offline = offline
         self.clock = clock or SystemClock(latest(config.storage.path), kernel_synchronised)
         self.board = Board(self.clock)
         self.journal = Journal(self.clock)
+        self.lamp = Lamp(self.board, self.journal, self.clock)
         self.supervisor = Supervisor(self.journal, self.clock)
         self.ports: list[int] = []
         self.tls_ports: list[int] = []
+        self.dashboard: Dashboard | None = None
         self._notices = notices
         self._notifier = Notifier()
         self._syncer = Syncer()
         self._workshop: Workshop | None = None
         self._spool = Spool(config.storage.path, self._syncer)
+        self._previews = Previews(self._spool.path, self.clock)
         self._identity = Identity(config.storage.path)
         self._ballast = Ballast(config.storage.path)
         self._stop = asyncio.Event()
         self.again = False
         """Whether it ended to begin anew, perhaps with another configuration."""
         self._twin = twin
+        self._lines = lines
         self._collector: Collector | None = None
         self._lanes: Lanes | None = None
         self._recovering: asyncio.Task[None] | None = None
@@ -183,8 +201,9 @@ class Appliance:
             self.clock,
             self._notifier,
             mqtt.events if mqtt is not None else _EVENTS,
+            self.board.cannot_start,
         )
-        beating = self.supervisor.service("heartbeat", self._notifier.heartbeat, vital=True)
+        beating = [self.supervisor.service("heartbeat", self._notifier.heartbeat, vital=True), *self._light_up()]
         try:
             # whoever hands over objects wants an answer, not a wait
             store = await (opening.open() if self._offline else opening.wait(self._stop))
@@ -197,12 +216,12 @@ class Appliance:
         finally:
             if self._workshop is not None:
                 self._workshop.close()
-            beating.cancel()
+            self.supervisor.cancel(beating)
             opening.close()
             self._syncer.close()
 
     async def _serve(
-        self, store: Store, ready: Callable[["Appliance"], None] | None, beating: asyncio.Task[None]
+        self, store: Store, ready: Callable[["Appliance"], None] | None, beating: list[asyncio.Task[None]]
     ) -> None:
         self._say_notices()
         committing = self.supervisor.service("store", store.run, vital=True)
@@ -215,6 +234,10 @@ class Appliance:
             log.info("ready", ports=ports, storage=str(self.config.storage.path), session=self._identity.session)
             if ready is not None:
                 ready(self)
+            if rooms.dashboard is not None:
+                self.dashboard = rooms.dashboard
+                tasks.background.append(self.supervisor.service("dashboard", rooms.dashboard.run))
+                tasks.background.append(self.supervisor.service("previews", self._previews.run))
             await self._until_stopped()
         finally:
             self._notifier.tell("STOPPING=1")
@@ -225,7 +248,8 @@ class Appliance:
             rooms.lanes.stop()
             await rooms.listener.close(_RECEIVE_GRACE)
         await self.supervisor.finish(tasks.finishing, _SEND_GRACE)
-        self.supervisor.cancel([*tasks.background, beating])
+        await self._previews.close()
+        self.supervisor.cancel([*tasks.background, *beating])
         rooms.index.close()
         await self.supervisor.finish([indexing], _STORE_GRACE)
         await _note(store, events.stopped())
@@ -241,7 +265,20 @@ class Appliance:
         admission = Admission(board, journal, clock, ledger)
         guard = DiskGuard(self._spool, self._syncer, admission, journal, clock)
         free, kept = self._spool.free_bytes, ledger.reserve
-        self._collector = Collector(config, self._identity.device, store.reading, board, journal, clock, free, kept)
+        room = Room(store.reading, board, journal, clock, free, kept)
+        self._collector = Collector(
+            config,
+            self._identity.device,
+            store.reading,
+            board,
+            journal,
+            clock,
+            free,
+            kept,
+            light=self.lamp.look,
+            autonomy=room.seconds,
+        )
+        policy = ReceivePolicy(config, admission, board, journal)
         index = Index(self._spool, self._syncer, store, admission, board, journal, clock)
         door = self._door(index, admission, guard)
         self._workshop = Workshop(Scratch(self._spool.incoming.parent, kept // 2))
@@ -258,6 +295,7 @@ class Appliance:
         )
         for name in await store.paused():
             lanes.pause(name)
+        store.on_record = lambda: self._recovering is not None and self._recovering.done()
         control = Control(store, lanes)
         proving = Proving(
             config,
@@ -267,27 +305,35 @@ class Appliance:
             board=board,
             journal=journal,
             clock=clock,
-            on_record=lambda: self._recovering is not None and self._recovering.done(),
+            on_record=store.on_record,
         )
         handover = HandoverService(DoorReceiver(door, store, self._syncer.run, journal), board, journal, clock)
         return _Rooms(
             ledger=ledger,
             admission=admission,
             guard=guard,
+            room=room,
             index=index,
             door=door,
             lanes=lanes,
             proving=proving,
             listener=Listener(
                 config,
-                ReceivePolicy(config, admission, board, journal),
-                {CommandField.C_STORE_RQ: StoreService(door), **proving.services},
+                policy,
+                {CommandField.C_STORE_RQ: StoreService(door, policy.received), **proving.services},
                 self.supervisor.spawn,
             ),
             local=LocalServer(
-                config.storage.path, self.snapshot, store.studies, control, self.supervisor.spawn, handover.serve
+                config.storage.path,
+                self.snapshot,
+                store.studies,
+                control,
+                self.supervisor.spawn,
+                handover.serve,
+                self._lines,
             ),
             remote=self._remote(store, control),
+            dashboard=self._dashboard(store, control),
         )
 
     async def _start(self, store: Store, rooms: _Rooms) -> _Tasks:
@@ -336,6 +382,16 @@ class Appliance:
             log.warning("the command line finds nobody yet: the socket cannot be made", error=e.strerror or str(e))
             return [self.supervisor.service("local", keep_trying)]
         return []
+
+    def _light_up(self) -> list[asyncio.Task[None]]:
+        """Keep the hardware at the light, from the first moment to the last."""
+        if self._offline or self.config.lights.driver == "none":
+            return []
+        driver = driver_of(self.config.lights, self.clock)
+        lights = LightService(
+            self.lamp.look, lambda: LIGHTS["W1" if self.again else "R2"], driver, self.journal, self.clock
+        )
+        return [self.supervisor.service("lights", lights.run)]
 
     async def _until_stopped(self) -> None:
         failure = asyncio.ensure_future(self.supervisor.failure())
@@ -406,6 +462,9 @@ class Appliance:
         return [
             service("observer", Observer(self.config, store.reading, journal, rooms.admission.refusal).run),
             service("overdue", ProofWatch(self.config, store.reading, store.oldest_proof, journal).run),
+            service("room", rooms.room.run),
+            service("backlog", BacklogWatch(store.reading, self.board, journal, clock).run),
+            service("silence", SilenceWatch(self.config, store.reading, self.board, journal, clock).run),
             service("ripen", lambda: self._ripen(store), vital=True),
             service("keeper", lambda: store.keep(broken, back), vital=True),
             service("disk", rooms.guard.run, vital=True),
@@ -434,6 +493,25 @@ class Appliance:
             restart=self.restart,
             next_session=lambda: self._identity.next_number("mqtt-session"),
             run=self._syncer.run,
+        )
+
+    def _dashboard(self, store: Store, control: Control) -> Dashboard | None:
+        if self._offline:
+            return None
+        return dashboard(
+            self.config,
+            self._identity.device,
+            store,
+            control,
+            self._credentials,
+            snapshot=self.snapshot,
+            spawn=self.supervisor.spawn,
+            board=self.board,
+            journal=self.journal,
+            clock=self.clock,
+            restart=self.restart,
+            lines=self._lines,
+            previews=self._previews,
         )
 
     async def _keep_time(self, text: str) -> None:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +47,9 @@ class Opening:
         clock: Clock,
         notifier: Notifier,
         most_events: int,
+        trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """``trouble`` hears why the disk does not allow it yet."""
         self._root = root
         self._spool = spool
         self._identity = identity
@@ -54,6 +57,7 @@ class Opening:
         self._clock = clock
         self._notifier = notifier
         self._most_events = most_events
+        self._trouble = trouble
         self._lock = -1
         self._said = ""
 
@@ -146,6 +150,7 @@ class Opening:
         """Say it once. For systemd the start is over: it would end one that takes long."""
         if why != self._said:
             self._said = why
+            self._trouble(why)
             log.error("images are not accepted yet: the disk does not allow it, and is tried again", why=why)
             self._notifier.tell(f"READY=1\nSTATUS=not receiving, trying again: {why}")
 

@@ -20,8 +20,10 @@ from edge.doctor import TITLES, Result, Step, examine, examine_box, examine_brok
 from edge.forward.reach import OWN_TITLE
 from edge.keeping.timekeeper import latest
 from edge.local import NotRunningError, Request, ask
+from edge.phrase import N_, say
 from edge.snapshot import Snapshot
 from edge.store import StoreError
+from edge.translator import translator
 
 _LOOKS: Final = {
     Result.OK: ("ok", "green"),
@@ -55,6 +57,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 _Start = Callable[[], AsyncGenerator[Step]]
 
 
+class Screen(Console):
+    """A console that speaks ``language``."""
+
+    def __init__(self, language: str) -> None:
+        super().__init__(highlight=False)
+        self.spoken: Final = translator(language).translate
+
+
 @click.command()
 @click.argument("destination", required=False, metavar="[DESTINATION]")
 @config_option
@@ -66,7 +76,7 @@ def doctor(destination: str | None, config_path: Path | None, *, as_json: bool) 
     """
     config = read_config(config_path).config
     chosen = [destination_named(config, destination)] if destination else list(config.destination)
-    console = None if as_json else Console(highlight=False)
+    console = None if as_json else Screen(config.device.language)
     report = run_async(lambda: _examine(config, chosen, console, whole=not destination))
     if as_json:
         print_json(report)
@@ -76,7 +86,7 @@ def doctor(destination: str | None, config_path: Path | None, *, as_json: bool) 
         raise SystemExit(1)
 
 
-async def _examine(config: Config, chosen: list[Destination], console: Console | None, *, whole: bool) -> Report:
+async def _examine(config: Config, chosen: list[Destination], console: Screen | None, *, whole: bool) -> Report:
     clock = SystemClock(latest(config.storage.path), kernel_synchronised)
     original = next((modality.ae_title for modality in config.modality), OWN_TITLE)
     walks = [
@@ -88,9 +98,9 @@ async def _examine(config: Config, chosen: list[Destination], console: Console |
     return Report(ok=all(walk.ok for walk in walks), walks=walks)
 
 
-async def _box(config: Config, clock: Clock, console: Console | None) -> list[Walk]:
+async def _box(config: Config, clock: Clock, console: Screen | None) -> list[Walk]:
     snapshot = await _snapshot(config)
-    title = f"this box: {config.device.name}"
+    title = say("this box: {name}", name=config.device.name)
     walks = [await _walk("box", "", title, partial(examine_box, config, snapshot, clock), console)]
     if (mqtt := config.mqtt) is not None:
         walks.append(await _walk("broker", "", f"broker: {mqtt.url}", partial(examine_broker, mqtt, clock), console))
@@ -104,30 +114,33 @@ async def _snapshot(config: Config) -> Snapshot | None:
         return None
 
 
-async def _walk(kind: str, name: str, headline: str, start: _Start, console: Console | None) -> Walk:
+async def _walk(kind: str, name: str, headline: str, start: _Start, console: Screen | None) -> Walk:
     """Walk once, and show each step as it comes."""
     if console is not None:
-        console.print(f"\n[bold]{escape(headline)}[/]")
+        console.print(f"\n[bold]{escape(console.spoken(headline))}[/]")
     steps: list[Step] = []
-    waiting = nullcontext() if console is None else console.status("  looking …", spinner="line")
+    waiting = (
+        nullcontext() if console is None else console.status(f"  {console.spoken(N_('looking …'))}", spinner="line")
+    )
     with waiting:
         async with aclosing(start()) as coming:
             async for step in coming:
                 steps.append(step)
                 if console is not None and not step.untried:
                     show(step, console)
-    if console is not None and (untried := [TITLES[step.name] for step in steps if step.untried]):
-        _line("-", "dim", "not tried", ", ".join(untried), console)
+    if console is not None and (untried := [console.spoken(TITLES[step.name]) for step in steps if step.untried]):
+        _line("-", "dim", console.spoken(N_("not tried")), ", ".join(untried), console)
     return Walk(kind=kind, name=name, ok=all(s.result is not Result.FAILED for s in steps), steps=steps)
 
 
-def show(step: Step, console: Console) -> None:
+def show(step: Step, console: Screen) -> None:
     """Print a step for a person: never by colour alone."""
     word, style = _LOOKS[step.result]
-    _line(word, style, TITLES[step.name], step.text + _took(step), console)
+    _line(word, style, console.spoken(TITLES[step.name]), console.spoken(step.text) + _took(step), console)
     if step.code:
-        _line("", "", "what to do", step.advice, console, "bold")
-        _line("", "", "whom to call", f"{step.who} (code {step.code})", console)
+        _line("", "", console.spoken(N_("what to do")), console.spoken(step.advice), console, "bold")
+        who = say("{who} (code {code})", who=step.who, code=step.code)
+        _line("", "", console.spoken(N_("whom to call")), console.spoken(who), console)
 
 
 def _took(step: Step) -> str:
@@ -136,7 +149,7 @@ def _took(step: Step) -> str:
     return f" ({step.seconds:.1f} s)" if step.seconds >= 1 else f" ({step.seconds * 1000:.0f} ms)"
 
 
-def _line(word: str, style: str, name: str, text: str, console: Console, how: str = "") -> None:
+def _line(word: str, style: str, name: str, text: str, console: Screen, how: str = "") -> None:
     """Print ``text`` beside its name, wrapped below itself."""
     indent = _MARGIN + _WORD + _NAME
     width = max(console.width if console.is_terminal else _WIDE, indent + 20) - indent
@@ -152,25 +165,29 @@ def _line(word: str, style: str, name: str, text: str, console: Console, how: st
 def _headline(destination: Destination) -> str:
     match destination:
         case DimseDestination():
-            to = f"{destination.ae_title} at {destination.host} port {destination.port}"
-            return f"{destination.name}: {to}{', with TLS' if destination.tls is not None else ''}"
+            to = {"title": destination.ae_title, "host": destination.host, "port": destination.port}
+            where = say("{title} at {host} port {port}", **to)
+            if destination.tls is not None:
+                where = say("{title} at {host} port {port}, with TLS", **to)
+            return f"{destination.name}: {where}"
         case DicomwebDestination():
             return f"{destination.name}: {destination.url}"
         case FolderDestination():
-            return f"{destination.name}: folder {destination.path}"
+            return say("{name}: folder {path}", name=destination.name, path=destination.path)
 
 
-def _conclude(report: Report, console: Console) -> None:
+def _conclude(report: Report, console: Screen) -> None:
     bad = [
-        f"{walk.name or walk.kind} ({', '.join(TITLES[s.name] for s in walk.steps if s.result is Result.FAILED)})"
+        f"{walk.name or walk.kind} "
+        f"({', '.join(console.spoken(TITLES[s.name]) for s in walk.steps if s.result is Result.FAILED)})"
         for walk in report.walks
         if not walk.ok
     ]
     warned = any(step.result is Result.WARNING for walk in report.walks for step in walk.steps)
     console.print()
     if bad:
-        console.print(f"[bold red]FAILED:[/] {escape('; '.join(bad))}", soft_wrap=True)
+        console.print(f"[bold red]{console.spoken(N_('FAILED:'))}[/] {escape('; '.join(bad))}", soft_wrap=True)
     elif warned:
-        console.print("[bold yellow]Nothing failed[/], but look at the warnings.")
+        console.print(f"[bold yellow]{console.spoken(N_('Nothing failed, but look at the warnings.'))}[/]")
     else:
-        console.print("[bold green]All is well.[/]")
+        console.print(f"[bold green]{console.spoken(N_('All is well.'))}[/]")

@@ -54,6 +54,10 @@ class LazyGroup(click.Group):
         "doctor": "doctor",
         "capabilities": "capabilities",
         "route": "route",
+        "light": "light",
+        "password": "password",
+        "label": "label",
+        "logs": "logs",
         "demo": "demo",
     }
 

@@ -18,6 +18,7 @@ from edge.cli.reads import MOST_ANSWER, size, with_reading
 from edge.findings import printable
 from edge.states import DeliveryState
 from edge.store import DeliveryRow
+from edge.translator import translator
 
 _COLUMNS: Final = (
     *("id", "destination", "state", "priority", "modality", "size", "tries"),
@@ -58,15 +59,16 @@ def queue(config_path: Path | None, destination: str, state: str | None, *, as_j
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(width=_WIDE)
-    lines = [_cells(row) for row in rows]
+    spoken = translator(config.device.language).translate
+    lines = [_cells(row, spoken(row.detail)) for row in rows]
     if console.width < _ROOMY:
         _show_narrow(lines, console)
     else:
         _show_wide(lines, console)
 
 
-def _cells(row: DeliveryRow) -> list[str]:
-    """What is said of a delivery, one for each of `_COLUMNS`, without what a terminal would obey."""
+def _cells(row: DeliveryRow, detail: str) -> list[str]:
+    """What is said of a delivery, its last answer in words, one for each column, without what a terminal would obey."""
     return [
         str(row.id),
         row.destination,
@@ -76,7 +78,7 @@ def _cells(row: DeliveryRow) -> list[str]:
         size(row.bytes),
         str(row.attempts),
         printable(row.sop_instance_uid),
-        printable(" ".join(filter(None, (row.code, row.detail))), MOST_ANSWER),
+        printable(" ".join(filter(None, (row.code, detail))), MOST_ANSWER),
     ]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,12 +18,24 @@ from edge.clock import SystemClock
 from edge.config import Config
 from edge.findings import printable
 from edge.local import NotRunningError, Request, ask
-from edge.snapshot import Destination, Snapshot
+from edge.phrase import N_, say
+from edge.snapshot import Destination, ImportStatus, Snapshot, WatchStatus
 from edge.status.collect import stopped
 from edge.store import ClosedError, Reading, StoreError
+from edge.translator import Translator, translator
 
 T = TypeVar("T")
 _COLORS: Final = {"green": "green", "yellow": "yellow", "red": "red", "white": "white"}
+_COLUMNS: Final = (
+    N_("destination"),
+    N_("state"),
+    N_("queued"),
+    N_("sending"),
+    N_("accepted"),
+    N_("verified"),
+    N_("held"),
+)
+_STATES: Final = {"up": N_("up"), "down": N_("down"), "paused": N_("paused")}
 _PAUSES: Final = (0.1, 0.3, 1.0, 2.0)
 MOST_ANSWER: Final = 1000
 """Characters that are shown of what a destination answered."""
@@ -77,7 +89,8 @@ def status(config_path: Path | None, *, as_json: bool) -> None:
         print_json(snapshot)
     else:
         console = Console(highlight=False)
-        show(snapshot, console if console.is_terminal else Console(width=_UNBROKEN, highlight=False))
+        console = console if console.is_terminal else Console(width=_UNBROKEN, highlight=False)
+        show(snapshot, console, translator(config.device.language))
 
 
 async def _stopped(config: Config, reading: Reading) -> Snapshot:
@@ -85,50 +98,77 @@ async def _stopped(config: Config, reading: Reading) -> Snapshot:
     return await stopped(config, reading, SystemClock(), free, config.storage.reserve or 0)
 
 
-def show(snapshot: Snapshot, console: Console) -> None:
-    """Print a snapshot for a person."""
-    light, queue = snapshot.light, snapshot.queue
+def show(snapshot: Snapshot, console: Console, into: Translator) -> None:
+    """Print a snapshot for a person, in the language ``into`` which it is translated."""
+    light, spoken = snapshot.light, into.translate
     color = _COLORS.get(light.color, "white")
-    console.print(f"[bold {color}]{light.code} {light.color}, {light.pattern}[/]  {escape(light.text)}")
-    console.print(
-        f"{escape(snapshot.device.name)}: received {snapshot.intake.instances} "
-        f"({size(snapshot.intake.bytes)}) since start; waiting {queue.instances} ({size(queue.bytes)})"
-        + (f", the oldest for {age(queue.oldest_seconds)}" if queue.instances else "")
-        + f"; disk: {size(snapshot.storage.free_bytes)} free"
-    )
+    look = f"{spoken(light.color)}, {spoken(light.pattern)}"
+    console.print(f"[bold {color}]{light.code} {look}[/]  {escape(spoken(light.text))}")
+    console.print(escape("; ".join(spoken(part) for part in _counts(snapshot))))
     if snapshot.destinations:
-        table = Table("destination", "state", "queued", "sending", "accepted", "verified", "held", box=None)
+        table = Table(*map(spoken, _COLUMNS), box=None)
         for d in snapshot.destinations:
             numbers = (d.queued, d.sending, d.accepted, d.verified, d.held)
-            table.add_row(escape(d.name), d.state, *map(str, numbers))
+            table.add_row(escape(d.name), spoken(_STATES[d.state]), *map(str, numbers))
         console.print(table)
     for d in snapshot.destinations:
         if told := pace(d):
-            console.print(f"{escape(d.name)}: {', '.join(told)}")
-    for watch in snapshot.watches:
-        left = f", {watch.left} left alone" if watch.left else ""
-        console.print(f"watch {escape(watch.name)}: {watch.taken} taken since start, {watch.waiting} waiting{left}")
-    for one in snapshot.imports:
-        how = "ended" if one.over else "reads"
-        console.print(
-            f"import {escape(one.name)} {how}: {one.files_done} of {one.files} files, "
-            f"{size(one.bytes_done)} of {size(one.bytes)}" + (f", {one.refused} not taken" if one.refused else "")
-        )
+            console.print(f"{escape(d.name)}: {', '.join(map(spoken, told))}")
+    for line in (*map(_watched, snapshot.watches), *map(_imported, snapshot.imports)):
+        console.print(escape(spoken(line)))
     for finding in snapshot.findings:
-        times = f" ({finding.count} times)" if finding.count > 1 else ""
-        console.print(f"{finding.severity}: {escape(finding.text)}{times}")
-        console.print(f"  {escape(finding.advice)}", style="dim")
+        times = f" ({spoken(say('{n} times', n=finding.count))})" if finding.count > 1 else ""
+        console.print(f"{spoken(finding.severity)}: {escape(spoken(finding.text))}{times}")
+        console.print(f"  {escape(spoken(finding.advice))}", style="dim")
+
+
+def _counts(snapshot: Snapshot) -> Iterator[str]:
+    intake, queue = snapshot.intake, snapshot.queue
+    received = {"name": snapshot.device.name, "n": intake.instances, "size": size(intake.bytes)}
+    yield say("{name}: received {n} ({size}) since start", **received)
+    waiting = {"n": queue.instances, "size": size(queue.bytes)}
+    if queue.instances:
+        yield say("waiting {n} ({size}), the oldest for {age}", **waiting, age=age(queue.oldest_seconds))
+    else:
+        yield say("waiting {n} ({size})", **waiting)
+    yield say("disk: {size} free", size=size(snapshot.storage.free_bytes))
+
+
+def _watched(watch: WatchStatus) -> str:
+    numbers = {"name": watch.name, "taken": watch.taken, "waiting": watch.waiting}
+    if watch.left:
+        return say(
+            "watch {name}: {taken} taken since start, {waiting} waiting, {left} left alone", **numbers, left=watch.left
+        )
+    return say("watch {name}: {taken} taken since start, {waiting} waiting", **numbers)
+
+
+def _imported(one: ImportStatus) -> str:
+    done = say(
+        "{done} of {files} files, {read} of {size}",
+        done=one.files_done,
+        files=one.files,
+        read=size(one.bytes_done),
+        size=size(one.bytes),
+    )
+    if one.refused:
+        done = say("{what}, {n} not taken", what=done, n=one.refused)
+    if one.over:
+        return say("import {name} ended: {what}", name=one.name, what=done)
+    return say("import {name} reads: {what}", name=one.name, what=done)
 
 
 def pace(destination: Destination) -> list[str]:
     """Say how fast and when a destination is sent to, as far as there is anything to say."""
     told = []
     if destination.rate_limit_bytes_per_second is not None:
-        told.append(f"at most {size(destination.rate_limit_bytes_per_second)}/s")
-    if destination.hours is not None:
-        told.append(f"background {destination.hours}" + ("" if destination.hours_open else ", not now"))
+        told.append(say("at most {rate}/s", rate=size(destination.rate_limit_bytes_per_second)))
+    if destination.hours is not None and destination.hours_open:
+        told.append(say("background {hours}", hours=destination.hours))
+    elif destination.hours is not None:
+        told.append(say("background {hours}, not now", hours=destination.hours))
     if told and destination.drain_seconds is not None:
-        told.append(f"empty in about {age(destination.drain_seconds)}")
+        told.append(say("empty in about {age}", age=age(destination.drain_seconds)))
     return told
 
 

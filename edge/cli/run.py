@@ -28,6 +28,7 @@ from edge.config import Config, DicomwebDestination
 from edge.configfile import ConfigError, Loaded, load
 from edge.dicomweb.secret import doubt
 from edge.spool import doubts
+from edge.status.logbook import Logbook
 from edge.supervise import CrashLoopError
 from edge.telemetry.twin import Twin
 from edge.tls import date, every
@@ -41,15 +42,15 @@ _M_ARENA_MAX: Final = -8
 def run(config_path: Path | None) -> None:
     """Run the appliance until SIGTERM or Ctrl-C."""
     loaded = read_own_config(config_path)
-    _set_up_logging()
+    logbook = _set_up_logging()
     _save_memory()
     try:
-        run_async(lambda: _run(loaded, chosen_config(config_path)))
+        run_async(lambda: _run(loaded, chosen_config(config_path), logbook))
     except (StartError, CrashLoopError) as e:
         fail(str(e))
 
 
-async def _run(own: Loaded, path: Path) -> None:
+async def _run(own: Loaded, path: Path, logbook: Logbook) -> None:
     """Run the appliance, and again as often as it ends to begin anew: with the configuration then in force."""
     while True:
         twin = Twin(own.config.storage.path, path)
@@ -57,7 +58,7 @@ async def _run(own: Loaded, path: Path) -> None:
             if not twin.count_start():
                 twin.roll_back("START_FAILED")
         try:
-            if not await _serve(twin.load(own), path, twin):
+            if not await _serve(twin.load(own), path, twin, logbook):
                 return
         except (StartError, CrashLoopError) as e:
             if twin.record.status != "trial":
@@ -68,8 +69,8 @@ async def _run(own: Loaded, path: Path) -> None:
             own = load(path)
 
 
-async def _serve(loaded: Loaded, path: Path, twin: Twin) -> bool:
-    appliance = Appliance(loaded.config, loaded.notices, twin=twin)
+async def _serve(loaded: Loaded, path: Path, twin: Twin, logbook: Logbook) -> bool:
+    appliance = Appliance(loaded.config, loaded.notices, twin=twin, lines=logbook.lines)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, appliance.stop)
@@ -100,18 +101,21 @@ def _save_memory() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
-def _set_up_logging() -> None:
-    """Log to stderr, one line an event; times are left to journald where it listens."""
+def _set_up_logging() -> Logbook:
+    """Log to stderr, one line an event, and return what keeps the last of them."""
+    logbook = Logbook()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+            logbook,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    return logbook
 
 
 @click.command()

@@ -14,11 +14,22 @@ from edge.cli.main import config_option, fail, json_option, print_json, read_con
 from edge.config import Config
 from edge.findings import printable
 from edge.local import STUDIES, NotRunningError, Request, ask
+from edge.phrase import N_
 from edge.safety import Safety, StudyView, safe_to_delete
 from edge.store import Reading, StoreError, StudyFilter, read_studies
+from edge.translator import Translator, translator
 
 _COLORS: Final = {"yes": "green", "received": "green", "no": "yellow"}
-_ANSWERS: Final = {"yes": "yes", "received": "compare", "no": "not yet"}
+_ANSWERS: Final = {"yes": N_("yes"), "received": N_("compare"), "no": N_("not yet")}
+_OF: Final = N_("{name} {n} of {total}")
+_COLUMNS: Final = (
+    N_("date"),
+    N_("patient"),
+    N_("modality"),
+    N_("received"),
+    N_("where"),
+    N_("safe to delete?"),
+)
 _WIDE: Final = 200
 _DATE: Final = len("YYYYMMDD")
 
@@ -82,9 +93,9 @@ def studies(
     if as_json:
         print_json([Row(study=study, safe_to_delete=safe_to_delete(study)) for study in found])
     elif not found:
-        click.echo("no such study")
+        click.echo(translator(config.device.language).translate(N_("no such study")))
     else:
-        _show(found)
+        _show(found, translator(config.device.language))
 
 
 def find(config: Config, which: StudyFilter, most: int) -> list[StudyView]:
@@ -108,18 +119,20 @@ def find(config: Config, which: StudyFilter, most: int) -> list[StudyView]:
     return run_async(main)
 
 
-def _show(found: Sequence[StudyView]) -> None:
+def _show(found: Sequence[StudyView], into: Translator) -> None:
+    spoken = into.translate
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDE)
-    table = Table("date", "patient", "modality", "received", "where", "safe to delete?", box=None)
+    table = Table(*map(spoken, _COLUMNS), box=None)
     for column in table.columns:  # half a name may be another's
         column.overflow = "fold"
     for study in found:
         safety = safe_to_delete(study)
-        where = ", ".join(f"{d.destination} {d.accepted + d.verified} of {d.received}" for d in study.destinations)
-        answer = f"[bold {_COLORS[safety.answer]}]{_ANSWERS[safety.answer]}[/]: {escape(safety.text)}"
-        patient = " ".join(filter(None, (study.patient_id, study.patient_name))) or "(no name)"
+        there = [(d.destination, d.accepted + d.verified, d.received) for d in study.destinations]
+        where = ", ".join(spoken(_OF).format(name=name, n=n, total=total) for name, n, total in there)
+        answer = f"[bold {_COLORS[safety.answer]}]{spoken(_ANSWERS[safety.answer])}[/]: {escape(spoken(safety.text))}"
+        patient = " ".join(filter(None, (study.patient_id, study.patient_name))) or spoken(N_("(no name)"))
         table.add_row(
             _plain(study.date),
             _plain(patient),

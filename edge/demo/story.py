@@ -33,6 +33,8 @@ reserve = "64MiB"
 [receive]
 address = "127.0.0.1"
 port = {port}
+[dashboard]
+port = {dashboard}
 [[destination]]
 name = "pacs"
 type = "dimse"
@@ -78,12 +80,14 @@ class Stage:
         self.port = self.pacs.reports_to = await _free_port()
         broker = self._broker = DemoBroker(self._folder, await _free_port())
         watching = await broker.start()
-        text = _CONFIG.format(storage=self._storage, port=self.port, pacs=self.pacs.port)
+        dashboard = await _free_port()
+        text = _CONFIG.format(storage=self._storage, port=self.port, dashboard=dashboard, pacs=self.pacs.port)
         text += _MQTT.format(broker=broker.port) * broker.there
         self._config.write_text(text, "utf-8")
         await self.start_appliance()
         self.console.print(f"appliance  AE title EDGE on {LOOPBACK} port {self.port}")
         self.console.print(f"PACS       AE title PACS on {LOOPBACK} port {self.pacs.port}")
+        self.console.print(f"dashboard  http://{LOOPBACK}:{dashboard}/")
         self.console.print(f"to look:   edge status --config {self._config}", style="dim", soft_wrap=True)
         self.console.print(f"to watch:  {watching}", style="dim", soft_wrap=True)
 

@@ -43,6 +43,7 @@ from edge.dicom.pdu import (
     encode_reject,
 )
 from edge.dicom.wire import ConnectionLostError, DeadlineError, Wire
+from edge.phrase import N_, say
 
 LOCAL_LIMIT: Final = AssociateReject(2, 3, 2)
 """Rejected transient, presentation provider, local limit exceeded (PS3.8 Table 9-21)."""
@@ -218,7 +219,9 @@ class Acceptor:
             with contextlib.suppress(ConnectionLostError):
                 oldest.wire.write(encode_abort(Abort(2, 0)))
         oldest.wire.cut()
-        self._policy.limit(oldest.peer, f"{describe(oldest.peer)} had too many connections without an association.")
+        self._policy.limit(
+            oldest.peer, say("{who} had too many connections without an association.", who=describe(oldest.peer))
+        )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         connection = self._connections.pop(task, None)
@@ -237,14 +240,22 @@ class Acceptor:
         except ReleasedError:
             pass
         except InvalidPDU as e:
-            self._policy.report(connection.peer, f"{describe(connection.peer)} broke the protocol: {e}.")
+            self._policy.report(
+                connection.peer, say("{who} broke the protocol: {error}.", who=describe(connection.peer), error=e)
+            )
         except DeadlineError as e:
-            self._policy.limit(connection.peer, f"{describe(connection.peer)} was too slow: {e}.")
+            self._policy.limit(
+                connection.peer, say("{who} was too slow: {error}.", who=describe(connection.peer), error=e)
+            )
         except LimitError as e:
-            self._policy.limit(connection.peer, f"{describe(connection.peer)} was cut off: {e}.")
+            self._policy.limit(
+                connection.peer, say("{who} was cut off: {error}.", who=describe(connection.peer), error=e)
+            )
         except ssl.SSLError as e:
             why = getattr(e, "verify_message", "") or (e.reason or str(e)).replace("_", " ").lower()
-            self._policy.report(connection.peer, f"{describe(connection.peer)} and we cannot agree on TLS: {why}.")
+            self._policy.report(
+                connection.peer, say("{who} and we cannot agree on TLS: {why}.", who=describe(connection.peer), why=why)
+            )
         except (AbortedError, ConnectionLostError):
             pass  # what was not answered the sender sends again
 
@@ -280,7 +291,7 @@ class Acceptor:
         _, kind, length = await association.receive_pdu()
         body = await association.body(length)
         if kind != PDUType.ASSOCIATE_RQ:
-            raise await association.violated("the first PDU is no association request")
+            raise await association.violated(N_("the first PDU is no association request"))
         try:
             return decode_request(body)
         except InvalidPDU as e:
@@ -291,7 +302,7 @@ class Acceptor:
         reject = self._unsupported(request, peer) or self._policy.admit(request, peer.address)
         if reject is None and (self._closing or not self._find_place(connection, request)):
             reject = LOCAL_LIMIT
-            self._policy.limit(peer, f"{describe(peer)} was refused: too many associations.")
+            self._policy.limit(peer, say("{who} was refused: too many associations.", who=describe(peer)))
         if reject is not None:
             association.machine.fire(Evt.EVT8)
             await association.last_word(encode_reject(reject))
@@ -315,11 +326,15 @@ class Acceptor:
 
     def _unsupported(self, request: AssociateRequest, peer: Peer) -> AssociateReject | None:
         if not request.known_version:
-            self._policy.report(peer, f"{describe(peer)} was refused: it speaks no version of DICOM that we know.")
+            self._policy.report(
+                peer, say("{who} was refused: it speaks no version of DICOM that we know.", who=describe(peer))
+            )
             return VERSION_UNKNOWN
         # one that is missing does no harm
         if request.application_context not in ("", APPLICATION_CONTEXT):
-            self._policy.report(peer, f"{describe(peer)} was refused: its application context is not DICOM's.")
+            self._policy.report(
+                peer, say("{who} was refused: its application context is not DICOM's.", who=describe(peer))
+            )
             return CONTEXT_UNKNOWN
         return None
 
@@ -358,7 +373,14 @@ class Acceptor:
         self._count(connection, is_open=False)
         next(task for task, c in self._connections.items() if c is connection).cancel()
         peer = connection.peer
-        self._policy.limit(peer, f"{describe(peer)} sent nothing for {now - since:.0f} s and made room for others.")
+        self._policy.limit(
+            peer,
+            say(
+                "{who} sent nothing for {seconds} s and made room for others.",
+                who=describe(peer),
+                seconds=f"{now - since:.0f}",
+            ),
+        )
         return True
 
     def _offers(self, request: AssociateRequest, uid: str) -> bool:
@@ -410,4 +432,6 @@ async def unrecognized(association: Association, message: Message, _peer: Peer, 
 
 def describe(peer: Peer) -> str:
     """Name a peer for a person."""
-    return f"{peer.calling or 'A sender'} at {peer.address}"
+    if not peer.calling:
+        return say("A sender at {address}", address=peer.address)
+    return say("{calling} at {address}", calling=peer.calling, address=peer.address)

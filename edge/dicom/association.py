@@ -34,6 +34,7 @@ from edge.dicom.pdu import (
     encode_abort,
 )
 from edge.dicom.wire import ConnectionLostError, DeadlineError, Wire
+from edge.phrase import N_, say
 
 _EVENTS: Final = {
     PDUType.ASSOCIATE_RQ: Evt.EVT6,
@@ -83,7 +84,13 @@ class AbortedError(Exception):
     """The peer aborted the association."""
 
     def __init__(self, abort: Abort) -> None:
-        super().__init__(f"the peer aborted the association (source {abort.source}, reason {abort.reason})")
+        super().__init__(
+            say(
+                "the peer aborted the association (source {source}, reason {reason})",
+                source=abort.source,
+                reason=abort.reason,
+            )
+        )
         self.abort = abort
 
 
@@ -139,7 +146,7 @@ class Gather:
 
     async def relieve(self) -> None:
         """Nothing makes room here. Raises `LimitError`."""
-        raise LimitError(f"a dataset that must be held is longer than {self._most >> 10} KiB")
+        raise LimitError(say("a dataset that must be held is longer than {most} KiB", most=self._most >> 10))
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -190,8 +197,11 @@ class Association:
             known = kind in _EVENTS
             reason = AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNIZED_PDU
             await self.last_word(encode_abort(Abort(2, reason)))
-            looks = f": it looks like {_OTHERS[kind]}" if kind in _OTHERS else ""
-            raise InvalidPDU(f"PDU type {kind} has no place here{looks}", reason)
+            if kind in _OTHERS:
+                text = say("PDU type {kind} has no place here: it looks like {other}", kind=kind, other=_OTHERS[kind])
+            else:
+                text = say("PDU type {kind} has no place here", kind=kind)
+            raise InvalidPDU(text, reason)
         if action is Action.AA_3:
             abort = decode_abort(await self.body(length))
             await self.wire.close(0)
@@ -201,7 +211,7 @@ class Association:
     async def body(self, length: int) -> bytes:
         """Take the whole body of a PDU that is no P-DATA-TF."""
         if length > self.limits.control:
-            raise await self.violated(f"a control PDU declares {length} bytes")
+            raise await self.violated(say("a control PDU declares {length} bytes", length=length))
         await self._fill(length)
         return bytes(self.wire.take(length))
 
@@ -239,16 +249,18 @@ class Association:
         try:
             length, context_id, control = await self._fragment()
         except DeadlineError as e:
-            raise DeadlineError(f"it said nothing for {patience:g} s") from e
+            raise DeadlineError(say("it said nothing for {patience} s", patience=f"{patience:g}")) from e
         finally:
             self._idle_since = None
         self._progress_at = self.wire.deadline(self.limits.response)
         parts = bytearray()
         while True:
             if not control & COMMAND:
-                raise await self.violated("a dataset came where a command was due", AbortReason.UNEXPECTED_PARAMETER)
+                raise await self.violated(
+                    N_("a dataset came where a command was due"), AbortReason.UNEXPECTED_PARAMETER
+                )
             if len(parts) + length > self.limits.control:
-                raise await self.violated("a command set is too long")
+                raise await self.violated(N_("a command set is too long"))
             await self._fill(length)
             parts += self.wire.take(length)
             if control & LAST:
@@ -256,7 +268,7 @@ class Association:
             length, context_id, control = await self._fragment()
         context = self.contexts.get(context_id)
         if context is None:
-            raise await self.violated(f"presentation context {context_id} was not accepted")
+            raise await self.violated(say("presentation context {id} was not accepted", id=context_id))
         try:
             return Message(context, dimse.decode(parts))
         except dimse.InvalidCommand as e:
@@ -268,7 +280,7 @@ class Association:
             await self._stream(message, sink)
         except DeadlineError as e:
             rate = self.limits.least_rate / 1024
-            raise DeadlineError(f"the dataset comes slower than {rate:g} KiB/s") from e
+            raise DeadlineError(say("the dataset comes slower than {rate} KiB/s", rate=f"{rate:g}")) from e
 
     async def receive_whole(self, message: Message, most: int) -> bytes:
         """Take the dataset of ``message`` into memory; empty where none follows.
@@ -289,7 +301,9 @@ class Association:
         while True:
             length, context_id, control = await self._fragment()
             if control & COMMAND or context_id != message.context.id:
-                raise await self.violated("a dataset is mixed with another message", AbortReason.UNEXPECTED_PARAMETER)
+                raise await self.violated(
+                    N_("a dataset is mixed with another message"), AbortReason.UNEXPECTED_PARAMETER
+                )
             while length:
                 if not wire.available:
                     await self._fill(1)
@@ -328,9 +342,9 @@ class Association:
                 raise ReleasedError
             else:
                 await self.body(length)
-                raise await self.violated("a PDU came that ends no association and carries no data")
+                raise await self.violated(N_("a PDU came that ends no association and carries no data"))
         if self._pdu_left < PDV_HEADER_LENGTH:
-            raise await self.violated("a P-DATA-TF holds no whole presentation data value")
+            raise await self.violated(N_("a P-DATA-TF holds no whole presentation data value"))
         self._taken += 1
         if self._taken % _TURN == 0:
             await self._breathe()
@@ -338,7 +352,7 @@ class Association:
         length, context_id, control = PDV_HEADER.unpack(self.wire.take(PDV_HEADER_LENGTH))
         self._pdu_left -= length + 4
         if length < 2 or self._pdu_left < 0:
-            raise await self.violated("a presentation data value is longer than its PDU")
+            raise await self.violated(N_("a presentation data value is longer than its PDU"))
         return length - 2, context_id, control
 
     @property
@@ -385,7 +399,7 @@ class Association:
             raise
         except DeadlineError as e:
             await self.abort()
-            raise DeadlineError("it does not read what it is answered") from e
+            raise DeadlineError(N_("it does not read what it is answered")) from e
 
     async def send_message(
         self,

@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from edge.phrase import N_, say
+
 NO_DATASET: Final = 0x0101
 """Command Data Set Type (0000,0800): nothing follows."""
 _DATASET: Final = 0x0001
@@ -79,7 +81,7 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
             group, element, length = _ELEMENT.unpack_from(data, position)
             position += 8
             if group != 0 or position + length > end:
-                raise InvalidCommand("the command set is cut, or holds elements outside of group 0000")
+                raise InvalidCommand(N_("the command set is cut, or holds elements outside of group 0000"))
             values[element] = bytes(data[position : position + length])
             position += length
         field = _U16.unpack(values[0x0100])[0]
@@ -100,9 +102,9 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
             action_type=_number(values.get(0x1008)),
         )
     except KeyError as e:
-        raise InvalidCommand("the command set has no Command Field (0000,0100)") from e
+        raise InvalidCommand(N_("the command set has no Command Field (0000,0100)")) from e
     except error as e:
-        raise InvalidCommand(f"the command set is malformed: {e}") from e
+        raise InvalidCommand(say("the command set is malformed: {error}", error=e)) from e
 
 
 def _us(element: int, value: int) -> bytes:

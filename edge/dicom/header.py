@@ -37,6 +37,7 @@ from edge.dicom.elements import (
     printable,
 )
 from edge.model import Header
+from edge.phrase import N_, say
 
 MAX_VALUE: Final = 4096
 """A longer value is not read."""
@@ -71,17 +72,17 @@ _TEXTS: Final = {
 }
 _WANTED: Final = frozenset({_CHARSET, *_UIDS, *_TEXTS})
 
-_EMPTY: Final = "The dataset is empty."
-_CUT: Final = "The dataset ends in the middle of an element."
-_TOO_LONG: Final = "An element is longer than the rest of the dataset."
-_TOO_DEEP: Final = f"Sequences are nested more than {MAX_DEPTH} deep."
-_TOO_MANY: Final = f"There are more than {MAX_ELEMENTS} elements before Instance Number (0020,0013)."
-_TOO_FAR: Final = "Instance Number (0020,0013) was not reached within the bytes that may be read."
-_STRAY: Final = "There is an item delimiter outside any sequence."
-_OPEN: Final = "A sequence is not closed before the dataset ends."
-_NOT_DEFLATED: Final = "The transfer syntax says deflated, but the dataset cannot be inflated."
+_EMPTY: Final = N_("The dataset is empty.")
+_CUT: Final = N_("The dataset ends in the middle of an element.")
+_TOO_LONG: Final = N_("An element is longer than the rest of the dataset.")
+_TOO_DEEP: Final = say("Sequences are nested more than {most} deep.", most=MAX_DEPTH)
+_TOO_MANY: Final = say("There are more than {most} elements before Instance Number (0020,0013).", most=MAX_ELEMENTS)
+_TOO_FAR: Final = N_("Instance Number (0020,0013) was not reached within the bytes that may be read.")
+_STRAY: Final = N_("There is an item delimiter outside any sequence.")
+_OPEN: Final = N_("A sequence is not closed before the dataset ends.")
+_NOT_DEFLATED: Final = N_("The transfer syntax says deflated, but the dataset cannot be inflated.")
 _RAN_OUT: Final = frozenset({_CUT, _TOO_LONG, _OPEN})
-_NOTHING: Final = "The dataset has none of the attributes that identify an object."
+_NOTHING: Final = N_("The dataset has none of the attributes that identify an object.")
 
 
 class _Stop(Exception):

@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from edge.phrase import N_, say
+
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 IMPLEMENTATION_CLASS_UID: Final = "2.25.242844071644968350697173694672403275706"
 IMPLEMENTATION_VERSION: Final = "DICOM-EDGE_01"
@@ -170,11 +172,11 @@ def _items(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     position = 0
     while position < len(data):
         if position + 4 > len(data):
-            raise InvalidPDU("an item's header is cut")
+            raise InvalidPDU(N_("an item's header is cut"))
         kind, length = _ITEM.unpack_from(data, position)
         position += 4
         if position + length > len(data):
-            raise InvalidPDU("an item is longer than its PDU")
+            raise InvalidPDU(N_("an item is longer than its PDU"))
         yield kind, data[position : position + length]
         position += length
 
@@ -196,12 +198,12 @@ def decode_request(body: bytes | memoryview) -> AssociateRequest:
             elif kind == 0x50:
                 user = _user_information(value)
     except error as e:
-        raise InvalidPDU(f"the association request is cut: {e}") from e
+        raise InvalidPDU(say("the association request is cut: {error}", error=e)) from e
     ids = [context.id for context in contexts]
     if any(not i & 1 for i in ids):
-        raise InvalidPDU("a presentation context id is even")
+        raise InvalidPDU(N_("a presentation context id is even"))
     if len(set(ids)) != len(ids):
-        raise InvalidPDU("a presentation context id is used twice")
+        raise InvalidPDU(N_("a presentation context id is used twice"))
     return AssociateRequest(
         called=title(called),
         calling=title(calling),
@@ -264,7 +266,7 @@ def decode_accept(body: bytes | memoryview) -> AssociateAccept:
     """Decode what follows the PDU header of an A-ASSOCIATE-AC. Raises `InvalidPDU`."""
     view = memoryview(body)
     if len(view) < 68:
-        raise InvalidPDU("the association answer is cut")
+        raise InvalidPDU(N_("the association answer is cut"))
     contexts: list[AnsweredContext] = []
     user = UserInformation(implementation_class_uid="", implementation_version="")
     try:
@@ -275,14 +277,14 @@ def decode_accept(body: bytes | memoryview) -> AssociateAccept:
             elif kind == 0x50:
                 user = _user_information(value)
     except (error, IndexError) as e:
-        raise InvalidPDU(f"the association answer is cut: {e}") from e
+        raise InvalidPDU(say("the association answer is cut: {error}", error=e)) from e
     return AssociateAccept(contexts=tuple(contexts), user=user, titles=bytes(view[4:68]))
 
 
 def decode_reject(body: bytes | memoryview) -> AssociateReject:
     """Decode what follows the PDU header of an A-ASSOCIATE-RJ. Raises `InvalidPDU`."""
     if len(body) < 4:
-        raise InvalidPDU("the rejection is cut")
+        raise InvalidPDU(N_("the rejection is cut"))
     return AssociateReject(body[1], body[2], body[3])
 
 

@@ -22,6 +22,7 @@ import msgspec
 from edge.dicom.elements import LONG_HEADER
 from edge.dicom.recode import UnfaithfulError, recode
 from edge.dicom.stream import File
+from edge.phrase import N_, say
 
 MOST_MESSAGE: Final = 4096
 _MEMORY: Final = 1 << 30
@@ -107,15 +108,17 @@ class _Image:
         planar = dataset[_PLANAR].value if _PLANAR in dataset else None
         self._options |= {"number_of_frames": int(frames or 1), "planar_configuration": planar or 0}
         if missing := [name for name in _TAGS if self._options.get(name) is None]:
-            raise UnfaithfulError(f"it does not say its {missing[0].replace('_', ' ')}")
+            raise UnfaithfulError(say("it does not say its {attribute}", attribute=missing[0].replace("_", " ")))
         bits, frames = self._options["bits_allocated"], self._options["number_of_frames"]
         if bits not in (8, 16, 32) or frames < 1:
-            raise UnfaithfulError(f"it is of {frames} frames and {bits} bits a sample")
+            raise UnfaithfulError(say("it is of {frames} frames and {bits} bits a sample", frames=frames, bits=bits))
         samples = self._options["samples_per_pixel"]
         self._frame = self._options["rows"] * self._options["columns"] * samples * bits // 8
         self.length = self._frame * frames
         if not 0 < self._frame <= _MOST_FRAME or self.length > _MOST_PIXELS:
-            raise UnfaithfulError(f"its pixels would be {self.length} bytes, {self._frame} a frame")
+            raise UnfaithfulError(
+                say("its pixels would be {length} bytes, {frame} a frame", length=self.length, frame=self._frame)
+            )
         self._frames: Iterator[bytes] = iter(())
         self.photometric = ""
 
@@ -123,7 +126,7 @@ class _Image:
         """Decode the first frame, which shows what the others are."""
         head = self._file.read(LONG_HEADER)
         if head[:4] != b"\xe0\x7f\x10\0" or head[8:] != b"\xff" * 4:
-            raise UnfaithfulError("it has no compressed pixel data")
+            raise UnfaithfulError(N_("it has no compressed pixel data"))
         decoded = self._decoder.iter_array(self._file, raw=True, pixel_keyword="PixelData", **self._options)
         array, properties = next(decoded)
         said = self._options["photometric_interpretation"]
@@ -134,7 +137,9 @@ class _Image:
     def _checked(self, array: Any) -> bytes:
         data = bytes(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         if len(data) != self._frame:
-            raise UnfaithfulError(f"a frame of {len(data)} bytes came out where it says {self._frame}")
+            raise UnfaithfulError(
+                say("a frame of {length} bytes came out where it says {frame}", length=len(data), frame=self._frame)
+            )
         return data
 
     def __iter__(self) -> Iterator[bytes]:
@@ -143,13 +148,19 @@ class _Image:
             given += len(frame)
             yield frame
         if given != self.length:
-            raise UnfaithfulError("it has other frames than it says")
+            raise UnfaithfulError(N_("it has other frames than it says"))
 
     def check(self, fragments: int) -> None:
         """See that no frame is left over: of RLE each is one fragment (PS3.5 A.4.2), of others one or more."""
         frames = self._options["number_of_frames"]
         if fragments < frames or (self._one_each and fragments > frames):
-            raise UnfaithfulError(f"it has {fragments} fragments and says that it is of {frames} frames")
+            raise UnfaithfulError(
+                say(
+                    "it has {fragments} fragments and says that it is of {frames} frames",
+                    fragments=fragments,
+                    frames=frames,
+                )
+            )
 
     def close(self) -> None:
         self._file.close()
@@ -160,15 +171,16 @@ def work(job: Job, source: int, target: int) -> Done:
     try:
         return _work(job, source, target)
     except NoCodecError:
-        return Done(problem="no codec for its transfer syntax is installed", unsupported=True)
+        return Done(problem=N_("no codec for its transfer syntax is installed"), unsupported=True)
     except UnfaithfulError as e:
         return Done(problem=str(e))
     except MemoryError:
-        return Done(problem="it needs more memory than a decoder is given")
+        return Done(problem=N_("it needs more memory than a decoder is given"))
     except OSError as e:
         return Done(problem=e.strerror or str(e), full=e.errno in (errno.ENOSPC, errno.EDQUOT))
     except Exception as e:  # noqa: BLE001 - decoders raise what they like at what they are given
-        return Done(problem=f"its pixels cannot be decoded ({type(e).__name__}: {e})"[:500])
+        said = say("its pixels cannot be decoded ({kind}: {said})", kind=type(e).__name__, said=e)
+        return Done(problem=said[:500])
 
 
 def _work(job: Job, source: int, target: int) -> Done:
@@ -185,7 +197,7 @@ def _work(job: Job, source: int, target: int) -> Done:
             nonlocal written
             written += len(data)
             if written > job.most:
-                raise UnfaithfulError(f"more than {job.most} bytes come out")
+                raise UnfaithfulError(say("more than {most} bytes come out", most=job.most))
             view = memoryview(data)
             while view:
                 view = view[os.write(target, view) :]

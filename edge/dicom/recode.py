@@ -18,6 +18,7 @@ from edge.dicom.dictionary import vr_of
 from edge.dicom.elements import BIG, ITEM, ITEMS, LITTLE, LONG_VRS, SEQUENCE_END, SHORT_VRS, UNDEFINED, Layout
 from edge.dicom.stream import CHUNK, CutError, File, Stream, inflated
 from edge.dicom.uids import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, UNCOMPRESSED
+from edge.phrase import N_, say
 
 PIXELS: Final = 0x7FE00010
 _ITEM_END: Final = 0xFFFEE00D
@@ -154,15 +155,15 @@ class _Pass:
             if tag == _ITEM_END and depth and end is None:
                 return
             if tag >> 16 in (0, ITEMS):
-                raise UnfaithfulError(f"{_name(tag)} stands where an element should begin")
+                raise UnfaithfulError(say("{tag} stands where an element should begin", tag=_name(tag)))
             if end is not None and length != UNDEFINED and source.position + length > end:
-                raise UnfaithfulError(f"{_name(tag)} is longer than the item that it is in")
+                raise UnfaithfulError(say("{tag} is longer than the item that it is in", tag=_name(tag)))
             self._elements += 1
             if self._elements > _MOST_ELEMENTS:
-                raise UnfaithfulError(f"it has more than {_MOST_ELEMENTS} elements")
+                raise UnfaithfulError(say("it has more than {most} elements", most=_MOST_ELEMENTS))
             self._element(tag, vr, length, code, scope, depth)
             if end is not None and source.position > end:
-                raise UnfaithfulError(f"{_name(tag)} is longer than the item that it is in")
+                raise UnfaithfulError(say("{tag} is longer than the item that it is in", tag=_name(tag)))
 
     def _head(self, code: _Code) -> tuple[int, bytes, int]:
         """Read tag, VR (empty where none is said) and length."""
@@ -175,14 +176,16 @@ class _Pass:
         if vr in SHORT_VRS:
             return tag, vr, length
         if vr not in LONG_VRS:
-            raise UnfaithfulError(f"the VR of {_name(tag)} is none of the standard")
+            raise UnfaithfulError(say("the VR of {tag} is none of the standard", tag=_name(tag)))
         (length,) = code.layout.long(self._source.take(4))
         return tag, vr, length
 
     def _element(self, tag: int, vr: bytes, length: int, code: _Code, scope: _Scope, depth: int) -> None:
         if (not tag & 0xFFFF or tag == _LENGTH_TO_END) and length != UNDEFINED:
             if length != 4:
-                raise UnfaithfulError(f"{_name(tag)} is of {length} bytes, which no length can be")
+                raise UnfaithfulError(
+                    say("{tag} is of {length} bytes, which no length can be", tag=_name(tag), length=length)
+                )
             self._source.take(length)
             return
         known = vr_of(tag)
@@ -190,7 +193,9 @@ class _Pass:
             self._unpacked(self._frames, scope)
         elif vr == b"SQ" or length == UNDEFINED or (known == "SQ" and vr in (b"", b"UN")):
             if vr not in (b"", b"SQ", b"UN"):
-                raise UnfaithfulError(f"{_name(tag)} is encapsulated, which no uncompressed transfer syntax has")
+                raise UnfaithfulError(
+                    say("{tag} is encapsulated, which no uncompressed transfer syntax has", tag=_name(tag))
+                )
             # what is in UN is Implicit VR Little Endian, wherever it stands (PS3.5 6.2.2)
             self._sequence(tag, length, _IMPLICIT if vr == b"UN" else code, scope, depth)
         elif not (self._frames is not None and not depth and tag in _FRAME_TABLES):
@@ -201,7 +206,7 @@ class _Pass:
 
     def _sequence(self, tag: int, length: int, code: _Code, scope: _Scope, depth: int) -> None:
         if depth >= _MAX_DEPTH:
-            raise UnfaithfulError(f"sequences are nested more than {_MAX_DEPTH} deep")
+            raise UnfaithfulError(say("sequences are nested more than {most} deep", most=_MAX_DEPTH))
         source = self._source
         end = None if length == UNDEFINED else source.position + length
         self._emit(self._header(tag, b"SQ", UNDEFINED))
@@ -213,7 +218,7 @@ class _Pass:
                 break
             over = end is not None and size != UNDEFINED and source.position + size > end
             if mark != ITEM or over:
-                raise UnfaithfulError(f"{_name(tag)} is no sequence of whole items")
+                raise UnfaithfulError(say("{tag} is no sequence of whole items", tag=_name(tag)))
             self._emit(_ITEM_OPEN)
             self._fingerprint.update(_ITEM_OPEN)
             item_end = None if size == UNDEFINED else source.position + size
@@ -221,17 +226,19 @@ class _Pass:
             self._emit(_ITEM_OVER)
             self._fingerprint.update(_ITEM_OVER)
             if end is not None and source.position > end:
-                raise UnfaithfulError(f"{_name(tag)} is no sequence of whole items")
+                raise UnfaithfulError(say("{tag} is no sequence of whole items", tag=_name(tag)))
         self._emit(_SEQUENCE_OVER)
         self._fingerprint.update(_SEQUENCE_OVER)
 
     def _value(self, tag: int, vr: bytes, length: int, code: _Code, scope: _Scope, known: str) -> None:
         width = _WIDTH.get(vr, 1) if code.big else 1
         if length % width:
-            raise UnfaithfulError(f"{_name(tag)} is of {length} bytes, which no {vr.decode()} can be")
+            raise UnfaithfulError(
+                say("{tag} is of {length} bytes, which no {vr} can be", tag=_name(tag), length=length, vr=vr.decode())
+            )
         if code.big and vr == b"OW" and tag == PIXELS and (scope.bits or 0) > 16:
             raise UnfaithfulError(
-                "its big-endian pixels are of more than 16 bits in OW, which senders write in two ways"
+                N_("its big-endian pixels are of more than 16 bits in OW, which senders write in two ways")
             )
         self._fingerprint.update(_MARK(tag, length))
         small = length <= _SMALL
@@ -269,7 +276,7 @@ class _Pass:
                 frames.check(number)
                 return
             if mark != ITEM or size == UNDEFINED:
-                raise UnfaithfulError("its fragments are no whole items")
+                raise UnfaithfulError(N_("its fragments are no whole items"))
             for _ in self._source.pieces(size):
                 pass
 
@@ -279,7 +286,9 @@ class _Pass:
             return _implied(known, value, length, scope)
         if not self._target.explicit and not _agrees(vr, known, value, scope):
             said = vr.decode()
-            raise UnfaithfulError(f"{_name(tag)} is {said}, and Implicit VR would make it {known}")
+            raise UnfaithfulError(
+                say("{tag} is {said}, and Implicit VR would make it {known}", tag=_name(tag), said=said, known=known)
+            )
         return vr
 
     def _header(self, tag: int, vr: bytes, length: int) -> bytes:
@@ -343,7 +352,7 @@ def recode(source: File, syntax: str, target: str, write: Write, frames: Frames 
     EOFError, and what ``source`` and ``write`` raise; what was written then is of no use.
     """
     if syntax not in UNCOMPRESSED and frames is None:
-        raise UnfaithfulError("its transfer syntax is no uncompressed one")
+        raise UnfaithfulError(N_("its transfer syntax is no uncompressed one"))
     code = _CODES.get(syntax, _CODES[EXPLICIT_LITTLE])
     pieces = iter(source)
     stream = Stream(inflated(pieces) if syntax == DEFLATED else pieces)

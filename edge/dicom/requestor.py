@@ -36,6 +36,7 @@ from edge.dicom.pdu import (
 from edge.dicom.uids import STORAGE_COMMITMENT, VERIFICATION
 from edge.dicom.wire import ConnectionLostError, DeadlineError, Wire
 from edge.model import Kind
+from edge.phrase import N_, say
 
 MOST_CONTEXTS: Final = 128
 """Odd ids from 1 to 255 (PS3.8 9.3.2.2)."""
@@ -71,7 +72,14 @@ class RejectedError(Exception):
     """The peer rejected the association (PS3.8 Table 9-21)."""
 
     def __init__(self, reject: AssociateReject) -> None:
-        super().__init__(f"rejected: result {reject.result}, source {reject.source}, reason {reject.reason}")
+        super().__init__(
+            say(
+                "rejected: result {result}, source {source}, reason {reason}",
+                result=reject.result,
+                source=reject.source,
+                reason=reject.reason,
+            )
+        )
         self.reject = reject
 
 
@@ -135,7 +143,9 @@ class Requestor:
         """
         context_id = self._by_kind.get(kind)
         if context_id is None:
-            raise NoContextError(f"{kind.sop_class_uid} in {kind.transfer_syntax_uid} was refused")
+            raise NoContextError(
+                say("{kind} in {syntax} was refused", kind=kind.sop_class_uid, syntax=kind.transfer_syntax_uid)
+            )
         request = dimse.store_request(self._next_id(), kind.sop_class_uid, sop_instance_uid)
         await self._send(context_id, request, length, read)
         return (await self._response()).command
@@ -185,7 +195,7 @@ class Requestor:
                 yield await self._held(answer, find.MOST_BYTES)
             said = answer.command
             if said.status is None:
-                raise await self._association.violated("the last answer has no status")
+                raise await self._association.violated(N_("the last answer has no status"))
             self._asking = False
         finally:
             if self._asking:
@@ -203,7 +213,7 @@ class Requestor:
             return False
         message = await self._association.receive_command(self._association.limits.response)
         if not _is_report(message):
-            raise await self._association.violated("it sent something unasked that is no report")
+            raise await self._association.violated(N_("it sent something unasked that is no report"))
         await self._take(message, await self._held(message, commitment.MOST_BYTES), taker)
         return True
 
@@ -211,7 +221,7 @@ class Requestor:
         for context in self._association.contexts.values():
             if context.abstract_syntax == abstract_syntax:
                 return context
-        raise NoContextError(f"{_NAMES.get(abstract_syntax, abstract_syntax)} was refused")
+        raise NoContextError(say("{service} was refused", service=_NAMES.get(abstract_syntax, abstract_syntax)))
 
     def _next_id(self) -> int:
         self._message_id = self._message_id % 0xFFFF + 1
@@ -244,14 +254,14 @@ class Requestor:
             left = max(0.0, left - (loop.time() - begun))
             await self._take(message, report, taker)
         if not message.command.field & dimse.RESPONSE or message.command.message_id != self._message_id:
-            raise await self._association.violated("the answer is to another question")
+            raise await self._association.violated(N_("the answer is to another question"))
         return message
 
     async def _take(self, message: Message, report: bytes, taker: Taker) -> None:
         """Have a report taken and answer at once: the peer may wait for that before it answers us."""
         self._reports += 1
         if self._reports > MOST_REPORTS:
-            raise await self._association.violated("it reports without end")
+            raise await self._association.violated(N_("it reports without end"))
         try:
             code = await taker(message, report)
         except BaseException:
@@ -332,7 +342,7 @@ async def connect(
         async with asyncio.timeout(address.connect):
             _, wire = await loop.create_connection(Wire, address.host, address.port, **_tls(address))
     except TimeoutError as e:
-        raise NoConnectionError(f"no connection within {address.connect:g} s") from e
+        raise NoConnectionError(say("no connection within {seconds} s", seconds=f"{address.connect:g}")) from e
     machine.fire(Evt.EVT2)
     # an answer is awaited as long as one to a message: many PACSs serve one association at a time
     limits = Limits(idle=address.response, response=address.response)

@@ -6,6 +6,8 @@ Every 16-bit code has a class. What follows from a class (keep, send again, hold
 from enum import StrEnum
 from typing import Final
 
+from edge.phrase import say
+
 SUCCESS: Final = 0x0000
 WARNING: Final = 0x0001
 NO_SUCH_ATTRIBUTE: Final = 0x0105
@@ -168,4 +170,8 @@ def classify(code: int) -> StatusClass:
 
 def meaning(code: int) -> str:
     """Say what Status (0000,0900) means in one sentence that ends with the code in hexadecimal."""
-    return f"{_entry(code)[1]} (status {code:04X})."
+    return say("{detail} (status {code}).", detail=_entry(code)[1], code=f"{code:04X}")
+
+
+MEANINGS: Final = tuple(dict.fromkeys(entry[1] for entry in (*_CODES.values(), *_RANGES.values(), _UNKNOWN)))
+"""Every sentence that a status may mean."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from edge.dicom.source import Read
+from edge.phrase import N_, say
 
 CHUNK: Final = 256 << 10
 _TRAILER: Final = 8
@@ -35,7 +36,7 @@ class File:
             self._pause()
             data = self._read(self._at, min(CHUNK, self._end - self._at))
             if not data:
-                raise EOFError("the file is shorter than it should be")
+                raise EOFError(N_("the file is shorter than it should be"))
             self._at += len(data)
             self._hash.update(data)
             yield data
@@ -57,14 +58,14 @@ def inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
             try:
                 out = inflater.decompress(data, CHUNK)
             except zlib.error as e:
-                raise CutError(f"it cannot be inflated: {e}") from e
+                raise CutError(say("it cannot be inflated: {error}", error=e)) from e
             data = inflater.unconsumed_tail
             if out:
                 yield out
             if not data and len(out) < CHUNK:
                 break
     if not inflater.eof or len(inflater.unused_data) + rest > _TRAILER:
-        raise CutError("it cannot be inflated to its end")
+        raise CutError(N_("it cannot be inflated to its end"))
 
 
 class Stream:
@@ -100,7 +101,7 @@ class Stream:
         left, held = count, b""
         while left:
             if self.over():
-                raise CutError("it ends in the middle of an element")
+                raise CutError(N_("it ends in the middle of an element"))
             some = self._buffer[self._at : self._at + left]
             self._at += len(some)
             self.position += len(some)

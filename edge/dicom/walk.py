@@ -26,6 +26,7 @@ from edge.dicom.elements import (
 )
 from edge.dicom.source import MOST_INFLATED, Bytes, Inflated, Plain, Read
 from edge.dicom.uids import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, is_image
+from edge.phrase import N_, say
 
 MAX_DEPTH: Final = 64
 MAX_ELEMENTS: Final = 5_000_000
@@ -35,14 +36,14 @@ _ROWS: Final = 0x00280010
 _PIXELS: Final = frozenset({0x00287FE0, 0x7FE00008, 0x7FE00009, 0x7FE00010})
 """Where an image has its pixels, or says where they are (PS3.3 C.7.6.3)."""
 
-_CUT: Final = "it ends in the middle of an element"
-_TOO_LONG: Final = "an element is longer than the rest of the file"
-_OPEN: Final = "a sequence is not closed before the file ends"
-_NO_ELEMENT: Final = "there is no element where one should begin: zeros, or something else"
-_TOO_DEEP: Final = f"sequences are nested more than {MAX_DEPTH} deep"
-_TOO_MANY: Final = f"it has more than {MAX_ELEMENTS} elements"
-_BOMB: Final = f"more than {MOST_INFLATED >> 30} GiB come out when it is inflated"
-_NOT_DEFLATED: Final = "its transfer syntax says deflated, but it cannot be inflated to its end"
+_CUT: Final = N_("it ends in the middle of an element")
+_TOO_LONG: Final = N_("an element is longer than the rest of the file")
+_OPEN: Final = N_("a sequence is not closed before the file ends")
+_NO_ELEMENT: Final = N_("there is no element where one should begin: zeros, or something else")
+_TOO_DEEP: Final = say("sequences are nested more than {most} deep", most=MAX_DEPTH)
+_TOO_MANY: Final = say("it has more than {most} elements", most=MAX_ELEMENTS)
+_BOMB: Final = say("more than {most} GiB come out when it is inflated", most=MOST_INFLATED >> 30)
+_NOT_DEFLATED: Final = N_("its transfer syntax says deflated, but it cannot be inflated to its end")
 RAN_OUT: Final = frozenset({_CUT, _TOO_LONG, _OPEN})
 
 

@@ -16,21 +16,24 @@ from edge.dicom.source import CHUNK, Read
 from edge.dicom.uids import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, valid_uid
 from edge.dicom.walk import CLASS, INSTANCE, LONGEST_UID, RAN_OUT, walk
 from edge.model import Kind
+from edge.phrase import N_, say
 
 _ZEROS: Final = 1024
 _DICOMDIR: Final = "1.2.840.10008.1.3.10"
 _PACKED: Final = (b"PK\3\4", b"PK\5\6")
-_EMPTY: Final = "it is empty"
-_ONLY_ZEROS: Final = "it begins with zeros: it is still being written"
-_NOT_DICOM: Final = "it is not DICOM"
-_CUT_META: Final = "it ends in the File Meta Information"
-_NO_PIXELS: Final = "it describes an image and has no pixel data"
-_LONG_META: Final = f"its File Meta Information is longer than {part10.MOST_META >> 20} MiB"
-_NO_SYNTAX: Final = "its File Meta Information names no transfer syntax"
-_NO_UIDS: Final = "it names no SOP Class or no SOP Instance UID"
-_BAD_UIDS: Final = "its UIDs are not such as can be sent"
-_DIFFER: Final = "its File Meta Information names another instance than its dataset, which was believed."
-_OTHER_SYNTAX: Final = "its File Meta Information names another transfer syntax than its dataset, which was believed."
+_EMPTY: Final = N_("it is empty")
+_ONLY_ZEROS: Final = N_("it begins with zeros: it is still being written")
+_NOT_DICOM: Final = N_("it is not DICOM")
+_CUT_META: Final = N_("it ends in the File Meta Information")
+_NO_PIXELS: Final = N_("it describes an image and has no pixel data")
+_LONG_META: Final = say("its File Meta Information is longer than {most} MiB", most=part10.MOST_META >> 20)
+_NO_SYNTAX: Final = N_("its File Meta Information names no transfer syntax")
+_NO_UIDS: Final = N_("it names no SOP Class or no SOP Instance UID")
+_BAD_UIDS: Final = N_("its UIDs are not such as can be sent")
+_DIFFER: Final = N_("its File Meta Information names another instance than its dataset, which was believed.")
+_OTHER_SYNTAX: Final = N_(
+    "its File Meta Information names another transfer syntax than its dataset, which was believed."
+)
 _UNCOMPRESSED: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG})
 
 

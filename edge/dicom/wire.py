@@ -15,6 +15,8 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from edge.phrase import N_
+
 BUFFER: Final = 512 * 1024
 """Bytes of receive buffer of a connection that moves data."""
 _SMALL: Final = 16 * 1024
@@ -91,7 +93,7 @@ class Wire(asyncio.BufferedProtocol):
         """
         raw = self._raw
         if raw is None or raw.is_closing():
-            raise ConnectionLostError("the peer closed the connection")
+            raise ConnectionLostError(N_("the peer closed the connection"))
         begun = self._loop.time()
         self._securing = True
         try:
@@ -107,12 +109,12 @@ class Wire(asyncio.BufferedProtocol):
             self._gone(e if isinstance(e, Exception) else None)
             if isinstance(e, ConnectionError):
                 if self._loop.time() - begun >= seconds:
-                    raise DeadlineError("no TLS handshake in time") from e
-                raise ConnectionLostError("the peer closed the connection during the TLS handshake") from e
+                    raise DeadlineError(N_("no TLS handshake in time")) from e
+                raise ConnectionLostError(N_("the peer closed the connection during the TLS handshake")) from e
             raise
         if secured is None:  # asyncio's way of saying that the connection went during the handshake
             self._gone(None)
-            raise ConnectionLostError("the peer closed the connection during the TLS handshake")
+            raise ConnectionLostError(N_("the peer closed the connection during the TLS handshake"))
         self._transport = secured
         secured.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._securing = False
@@ -204,11 +206,11 @@ class Wire(asyncio.BufferedProtocol):
             return
         for waiter in (self._reader, self._writer):
             if waiter is not None and not waiter.done():
-                waiter.set_exception(DeadlineError("no answer in time"))
+                waiter.set_exception(DeadlineError(N_("no answer in time")))
 
     def _check_deadline(self) -> None:
         if self._deadline is not None and self._loop.time() >= self._deadline:
-            raise DeadlineError("no answer in time")
+            raise DeadlineError(N_("no answer in time"))
 
     # reading
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from edge.dicomweb import native
+from edge.phrase import N_, say
 
 UNKNOWN: Final = 0
 """The reason of an instance that failed without one."""
@@ -89,8 +90,10 @@ def _reader(media_type: str, body: bytes) -> Callable[[bytes], _Lists]:
 
 def _instead(media_type: str, body: bytes) -> str:
     if media_type == "text/html" or body.lstrip()[:1] == b"<":
-        return "it answered with a web page"
-    return f"it answered with {media_type or 'something without a type'}"
+        return N_("it answered with a web page")
+    if not media_type:
+        return N_("it answered with something without a type")
+    return say("it answered with {media_type}", media_type=media_type)
 
 
 class _Values(msgspec.Struct, frozen=True):
@@ -121,7 +124,7 @@ def _decoded(body: bytes, kind: Any) -> Any:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise UnreadableError("its answer is not whole, or no DICOM JSON") from None
+        raise UnreadableError(N_("its answer is not whole, or no DICOM JSON")) from None
 
 
 def _from_json(body: bytes) -> _Lists:
@@ -158,7 +161,7 @@ def _from_xml(body: bytes) -> _Lists:
     try:
         found = native.items(body, _ATTRIBUTES)
     except native.NotXmlError as e:
-        raise UnreadableError(f"its answer is not whole, or no DICOM XML: {e}") from None
+        raise UnreadableError(say("its answer is not whole, or no DICOM XML: {error}", error=e)) from None
 
     def of(sequence: str) -> list[Item]:
         return [

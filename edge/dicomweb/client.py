@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 from edge.dicomweb.connection import Answer, Body, Connection, Settings
 from edge.dicomweb.errors import RedirectError
 from edge.dicomweb.login import Login
+from edge.phrase import N_, say
 
 __all__ = ["Answer", "Body", "Client", "Settings"]
 
@@ -50,7 +51,7 @@ class Client:
             if answer.status not in _MOVED:
                 return answer
             url = _moved(url, answer, same_request=method != "GET")
-        raise RedirectError("it sends us from one address to the next without end")
+        raise RedirectError(N_("it sends us from one address to the next without end"))
 
     async def _logged_in(self, method: str, url: str, body: Body | None, accept: str) -> Answer:
         header = await self._login.header()
@@ -78,9 +79,11 @@ def _moved(url: str, answer: Answer, *, same_request: bool) -> str:
         target, here, there = urlsplit(""), ("", "", 0), ("", "", None)
     if not to or here != there:
         shown = f"{there[0]}://{there[1]}" if there[1] else "nowhere"
-        raise RedirectError(f"it sends us to {shown[:100]}: if that is right, write it as url")
+        raise RedirectError(say("it sends us to {address}: if that is right, write it as url", address=shown[:100]))
     if same_request and answer.status not in _SAME_REQUEST:
-        raise RedirectError(f"it answered {answer.status} and would have us ask for a page: check url")
+        raise RedirectError(
+            say("it answered {status} and would have us ask for a page: check url", status=answer.status)
+        )
     # whom we ask is ours to say, down to the last sign
     return urlunsplit(urlsplit(url)._replace(path=target.path, query=target.query))
 

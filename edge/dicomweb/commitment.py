@@ -11,6 +11,7 @@ import msgspec
 
 from edge.dicomweb.answer import UnreadableError
 from edge.model import Failure, Reference
+from edge.phrase import N_, say
 
 MEDIA_TYPE: Final = "application/dicom+json"
 MOST_REFERENCES: Final = 20_000
@@ -56,10 +57,10 @@ def result(media_type: str, body: bytes, transaction_uid: str) -> Result:
     found = _decoded(media_type, body)
     named = next(_texts(found.transaction), transaction_uid)
     if named != transaction_uid:
-        raise UnreadableError("its result is of another request")
+        raise UnreadableError(N_("its result is of another request"))
     committed, failed = list(_items(found.committed)), list(_items(found.failed))
     if len(committed) + len(failed) > MOST_REFERENCES:
-        raise UnreadableError(f"its result names more than {MOST_REFERENCES} instances")
+        raise UnreadableError(say("its result names more than {most} instances", most=MOST_REFERENCES))
     return Result(
         tuple(reference for reference, _ in committed),
         tuple(Failure(reference, reason) for reference, reason in failed),
@@ -93,18 +94,18 @@ class _Dataset(msgspec.Struct, frozen=True):
 def _decoded(media_type: str, body: bytes) -> _Dataset:
     text = body.lstrip()
     if text[:1] == b"<":
-        raise UnreadableError("it answered with a web page, or in XML")
+        raise UnreadableError(N_("it answered with a web page, or in XML"))
     if media_type not in _JSON:
-        raise UnreadableError(f"it answered with {media_type}")
+        raise UnreadableError(say("it answered with {value}", value=media_type))
     try:
         # some give one dataset in a list
         if not text.startswith(b"["):
             return msgspec.json.decode(body, type=_Dataset)
         found = msgspec.json.decode(body, type=list[_Dataset])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise UnreadableError("its answer is not whole, or no DICOM JSON") from None
+        raise UnreadableError(N_("its answer is not whole, or no DICOM JSON")) from None
     if len(found) != 1:
-        raise UnreadableError("its answer is a list, and no result")
+        raise UnreadableError(N_("its answer is a list, and no result"))
     return found[0]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from edge.dicomweb.errors import GarbledError, LostError, SilentError, TooLongError, UnreachedError
+from edge.phrase import N_, say
 
 if TYPE_CHECKING:
     import httpx
@@ -136,22 +137,22 @@ class Connection:
             # such as that it wants a certificate of ours, which TLS 1.3 says after the handshake
             raise UnreachedError(e) from None
         except (TimeoutError, httpx.TimeoutException):
-            raise SilentError("it does not go on in time") from None
+            raise SilentError(N_("it does not go on in time")) from None
         except (httpx.NetworkError, httpx.StreamConsumed):
             # the latter where it takes no more requests on this connection (RFC 9113 6.8)
-            raise LostError("it closed the connection") from None
+            raise LostError(N_("it closed the connection")) from None
         except httpx.RemoteProtocolError as e:
             # a peer that sends back what it got would have us repeat it
             text = str(e)
             if "disconnected" in text or "closed" in text or "Terminated" in text or "Reset" in text:
-                raise LostError("it closed the connection before its answer was whole") from None
-            raise GarbledError("it does not speak HTTP as it should") from None
+                raise LostError(N_("it closed the connection before its answer was whole")) from None
+            raise GarbledError(N_("it does not speak HTTP as it should")) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as e:
             # its text may hold headers
-            raise GarbledError(f"the exchange failed ({type(e).__name__})") from None
+            raise GarbledError(say("the exchange failed ({kind})", kind=type(e).__name__)) from None
         except (h2.exceptions.H2Error, ValueError, KeyError):
             # which the library lets through: frames that are none in the middle of an answer, a status that is none
-            raise GarbledError("it does not speak HTTP/2 as it should") from None
+            raise GarbledError(N_("it does not speak HTTP/2 as it should")) from None
 
     def _open(self) -> "httpx.AsyncClient":
         if self._http is None:
@@ -226,10 +227,10 @@ async def _read(response: "httpx.Response", deadline: asyncio.Timeout, seconds: 
     async for piece in response.aiter_raw():
         data += piece
         if len(data) > most:
-            raise TooLongError(f"its answer is longer than {most >> 20} MiB")
+            raise TooLongError(say("its answer is longer than {most} MiB", most=most >> 20))
     headers = {name.lower(): value for name, value in response.headers.items()}
     if headers.get("content-encoding", "identity") != "identity":
-        raise GarbledError("it answered in an encoding that was not asked for")
+        raise GarbledError(N_("it answered in an encoding that was not asked for"))
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     return Answer(response.status_code, media_type, bytes(data), headers, response.http_version)
 

@@ -8,6 +8,8 @@ from collections.abc import Collection
 from typing import Final
 from xml.parsers import expat
 
+from edge.phrase import N_
+
 _MOST_DEPTH: Final = 64
 _MOST_TEXT: Final = 1024
 """Characters of one value."""
@@ -38,14 +40,14 @@ def items(body: bytes, wanted: Collection[str]) -> list[tuple[str, dict[str, str
     except expat.ExpatError as e:
         raise NotXmlError(expat.ErrorString(e.code)) from None
     except (LookupError, ValueError):
-        raise NotXmlError("its encoding is not one that can be read") from None
+        raise NotXmlError(N_("its encoding is not one that can be read")) from None
     if reader.root != "NativeDicomModel":
-        raise NotXmlError("it is another kind of document")
+        raise NotXmlError(N_("it is another kind of document"))
     return reader.found
 
 
 def _refuse(*_: object) -> None:
-    raise NotXmlError("it declares a document type")
+    raise NotXmlError(N_("it declares a document type"))
 
 
 class _Reader:
@@ -63,7 +65,7 @@ class _Reader:
         self.root = self.root or name
         self._path.append(attributes.get("tag", "").upper() if name == _ATTRIBUTE else name)
         if len(self._path) > _MOST_DEPTH:
-            raise NotXmlError("it nests too deeply")
+            raise NotXmlError(N_("it nests too deeply"))
         match self._path:
             case [_, tag, "Item"] if tag != _ITEM:
                 self.found.append((tag, {}))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from edge.dicomweb.errors import LoginError
+from edge.phrase import say
 
 _MOST: Final = 64 << 10
 
@@ -23,15 +24,19 @@ class SecretFile:
             with open(self._path, "rb", opener=_at_once) as file:
                 state = os.fstat(file.fileno())
                 if not stat.S_ISREG(state.st_mode):
-                    raise LoginError(f"{self._path} is no regular file")
+                    raise LoginError(say("{path} is no regular file", path=self._path))
                 mark = (state.st_ino, state.st_size, state.st_mtime_ns)
                 if self._known is None or self._known[0] != mark:
                     self._known = mark, file.read(_MOST + 1)
         except OSError as e:
-            raise LoginError(f"{self._path} cannot be read ({e.strerror or e})") from None
+            raise LoginError(say("{path} cannot be read ({error})", path=self._path, error=e.strerror or e)) from None
         data = self._known[1]
         if not data or len(data) > _MOST:
-            raise LoginError(f"{self._path} is empty" if not data else f"{self._path} is too long to be a secret")
+            raise LoginError(
+                say("{path} is empty", path=self._path)
+                if not data
+                else say("{path} is too long to be a secret", path=self._path)
+            )
         return data
 
     def line(self) -> str:
@@ -41,7 +46,7 @@ class SecretFile:
         except UnicodeDecodeError:
             text = ""
         if not text or not text.isprintable():
-            raise LoginError(f"{self._path} must hold one line of text, the secret, and nothing else")
+            raise LoginError(say("{path} must hold one line of text, the secret, and nothing else", path=self._path))
         return text
 
     def word(self) -> str:
@@ -69,5 +74,7 @@ def _at_once(path: str, flags: int) -> int:
 def as_word(text: str, where: str) -> str:
     """Return ``text`` if it can be a token (RFC 6750 2.1). Raises `LoginError` with ``where`` it comes from."""
     if not (text.isascii() and text.isprintable()) or " " in text:
-        raise LoginError(f"what {where} gives is no token: it must be letters, digits and signs without spaces")
+        raise LoginError(
+            say("what {where} gives is no token: it must be letters, digits and signs without spaces", where=where)
+        )
     return text

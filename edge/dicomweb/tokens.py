@@ -17,6 +17,7 @@ from edge.dicomweb.client import Answer, Client, Settings
 from edge.dicomweb.errors import LoginError, WebError
 from edge.dicomweb.login import FileLogin, NoLogin, Token, basic_header
 from edge.dicomweb.secret import SecretFile, as_word
+from edge.phrase import N_, say
 
 _LIFETIME: Final = 300.0
 """Seconds for which a token is taken to be good of which its server does not say it."""
@@ -84,7 +85,9 @@ class ServiceAccount:
         form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
         answer = await _post(url, form, "", self._dial)
         if answer.status in _REFUSED and not self._clock.trusted():
-            raise LoginError("the clock of this box is wrong, so nobody gives it a token; it waits until that is set")
+            raise LoginError(
+                N_("the clock of this box is wrong, so nobody gives it a token; it waits until that is set")
+            )
         return _token(answer, url)
 
     def _assertion(self) -> tuple[str, str]:
@@ -94,9 +97,11 @@ class ServiceAccount:
         try:
             account = msgspec.json.decode(self._file.read(), type=_ServiceAccount)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            raise LoginError("the service account's file is not a key file in JSON, as Google gives it out") from None
+            raise LoginError(
+                N_("the service account's file is not a key file in JSON, as Google gives it out")
+            ) from None
         if urlsplit(account.token_uri).scheme != "https":
-            raise LoginError("token_uri in the service account's file must begin with https")
+            raise LoginError(N_("token_uri in the service account's file must begin with https"))
         now = int(self._clock.now())
         claims = {
             "iss": account.client_email,
@@ -109,7 +114,7 @@ class ServiceAccount:
         try:
             return account.token_uri, jwt.encode(claims, account.private_key, algorithm="RS256", headers=headers)
         except (jwt.PyJWTError, ValueError, TypeError):
-            raise LoginError("the service account's file holds no usable RSA key: have a new one made") from None
+            raise LoginError(N_("the service account's file holds no usable RSA key: have a new one made")) from None
 
 
 class _Form:
@@ -132,7 +137,9 @@ async def _post(url: str, form: Mapping[str, str], authorization: str, dial: Dia
     try:
         return await client.post("", _Form(form), "application/json")
     except WebError as e:
-        raise LoginError(f"no token from {_host(url)}: {_why(e)}", _host(url), getattr(e, "why", None)) from None
+        raise LoginError(
+            say("no token from {host}: {error}", host=_host(url), error=_why(e)), _host(url), getattr(e, "why", None)
+        ) from None
     finally:
         await client.close()
 
@@ -156,14 +163,17 @@ def _token(answer: Answer, url: str) -> Token:
     """Read the answer (RFC 6749 5.1). Raises `LoginError`."""
     host = _host(url)
     if answer.status != _OK:
-        raise LoginError(f"no token from {host}: it answered {answer.status}{_error(answer.body)}")
+        text = say(
+            "no token from {host}: it answered {status}", host=host, status=f"{answer.status}{_error(answer.body)}"
+        )
+        raise LoginError(text)
     try:
         given = msgspec.json.decode(answer.body, type=_Given)
         lifetime = _LIFETIME if given.expires_in is None else float(given.expires_in)
     except (msgspec.MsgspecError, RecursionError, ValueError):
-        raise LoginError(f"no token from {host}: its answer holds none") from None
+        raise LoginError(say("no token from {host}: its answer holds none", host=host)) from None
     if given.token_type.lower() != "bearer":
-        raise LoginError(f"no token from {host}: it gives out none of the kind bearer")
+        raise LoginError(say("no token from {host}: it gives out none of the kind bearer", host=host))
     # in this order what is no number is the shortest
     return Token(as_word(given.access_token, host), max(1.0, min(lifetime, _LONGEST)))
 

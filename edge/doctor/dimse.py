@@ -22,6 +22,7 @@ from edge.doctor.step import Result, Told, doubtful, failed, fine
 from edge.doctor.words import TEXTS
 from edge.forward.links import interfaces
 from edge.forward.reach import FAILURES, ORIGINAL, OWN_TITLE, address_of, diagnose
+from edge.phrase import N_
 from edge.tls import destination_credentials
 
 LONGEST: Final = 20.0
@@ -41,7 +42,7 @@ USUAL: Final = {
     "SC": f"{_STORAGE}7",
     "XA": f"{_STORAGE}12.1",
     "NM": f"{_STORAGE}20",
-    "dose reports": f"{_STORAGE}88.67",
+    N_("dose reports"): f"{_STORAGE}88.67",
 }
 """Kinds of images that a PACS mostly takes, as people call them, and their storage SOP classes."""
 
@@ -125,8 +126,8 @@ async def association(visit: DimseVisit) -> Told:
     except FAILURES as e:
         return _trouble(visit, e)
     most = requestor.peer_max_pdu
-    pdu = TEXTS["pdu"].format(kib=round(most / _KIB, 1)) if most else TEXTS["pdu_any"]
-    return fine("associated", called=visit.destination.ae_title, calling=visit.calling, pdu=pdu)
+    long = TEXTS["pdu"].format(kib=f"{round(most / _KIB, 1):g}") if most else TEXTS["pdu_any"]
+    return fine("associated", called=visit.destination.ae_title, calling=visit.calling, long=long)
 
 
 async def images(visit: DimseVisit) -> Told:
@@ -159,8 +160,8 @@ async def commitment(visit: DimseVisit) -> Told:
     if _takes(visit.requestor, STORAGE_COMMITMENT):
         return fine("commitment")
     text = TEXTS["commitment_refused"].format(verify=visit.proves)
-    say = doubtful if visit.proves == "commitment-or-query" else failed
-    return say("COMMITMENT_UNSUPPORTED", text)
+    tell = doubtful if visit.proves == "commitment-or-query" else failed
+    return tell("COMMITMENT_UNSUPPORTED", text)
 
 
 async def query(visit: DimseVisit) -> Told:
@@ -168,7 +169,7 @@ async def query(visit: DimseVisit) -> Told:
     requestor, verify = visit.requestor, visit.proves
     # one of the two ways to prove it is enough where either may do
     either = verify == "commitment-or-query" and _takes(requestor, STORAGE_COMMITMENT)
-    say = doubtful if either else failed
+    tell = doubtful if either else failed
     try:
         nobody = f"2.25.{random.SystemRandom().getrandbits(120)}"
         identifier = image_query(nobody, nobody, requestor.syntax_of(STUDY_ROOT_FIND))
@@ -179,10 +180,10 @@ async def query(visit: DimseVisit) -> Told:
                 if count == _FOUND:
                     break
     except NoContextError:
-        return say("QUERY_UNSUPPORTED", TEXTS["query_refused"].format(verify=verify))
+        return tell("QUERY_UNSUPPORTED", TEXTS["query_refused"].format(verify=verify))
     except FindError as e:
         code = "QUERY_UNSUPPORTED" if e.status in _NO_SERVICE else f"{e.status:04X}"
-        return say(code, TEXTS["query_failed"].format(verify=verify, why=e))
+        return tell(code, TEXTS["query_failed"].format(verify=verify, why=e))
     except FAILURES as e:
         return _trouble(visit, e)
     return fine("query", count=count)

@@ -10,6 +10,7 @@ from edge.doctor.network import Visit
 from edge.doctor.step import Told, doubtful, failed, fine
 from edge.doctor.words import TEXTS
 from edge.forward.reach import about_tls
+from edge.phrase import say
 from edge.tls import date, failure
 
 SOON: Final = 30 * 86_400.0
@@ -32,7 +33,7 @@ async def tls(visit: Visit) -> Told:
     context = None if credentials is None else credentials.context()
     if credentials is None or context is None:
         trouble = "there is no context" if credentials is None else credentials.trouble
-        return failed("TLS_FILES", f"TLS cannot be used: {trouble}.")
+        return failed("TLS_FILES", say("TLS cannot be used: {why}.", why=trouble))
     try:
         async with asyncio.timeout(visit.connect):
             version, certificate = await _shake_hands(visit, context)

@@ -60,9 +60,9 @@ TEXTS: Final = {
     "tls_lost": "{where} closed the connection after the first words of TLS: does it speak TLS there, and know our "
     "certificate?",
     # DIMSE
-    "associated": "{called} takes associations from {calling}; PDUs of {pdu}",
+    "associated": "{called} takes associations from {calling}; PDUs of {long}",
     "pdu_any": "any length",
-    "pdu": "up to {kib:g} KiB",
+    "pdu": "up to {kib} KiB",
     "images": "it takes {taken}",
     "images_some": "it takes {taken}; not {refused}",
     "images_none": "{called} takes none of the usual kinds of images ({refused}) from {calling}.",

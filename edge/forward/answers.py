@@ -25,6 +25,7 @@ from edge.dicom.uids import STORAGE_COMMITMENT
 from edge.findings import Journal
 from edge.forward.backoff import backoff
 from edge.forward.reach import FAILURES, over
+from edge.phrase import N_, say
 from edge.store import Answer, Store, StoreError
 
 log = structlog.get_logger()
@@ -124,30 +125,34 @@ class Answers:
         wait = backoff(answer.tries + 1, self._random) if answer.age < _DAY else _HOUR
         await self._store.answer_failed(answer.promise, now + wait, said)
         if answer.age > _OVERDUE:
-            text = f"{answer.calling} asked whether its images are safe and cannot be told: {said}."
+            text = say(
+                "{title} asked whether its images are safe and cannot be told: {why}.", title=answer.calling, why=said
+            )
             self._journal.state("REPORT_UNDELIVERED", f"title.{answer.calling}", text)
 
     async def _call(self, answer: Answer) -> "Taken | str":
         """Report over an association of its own; that it was taken, or what hindered it."""
         where = address_of(self._modalities, answer)
         if where is None:
-            return "no [[modality]] says where its reports go"
+            return N_("no [[modality]] says where its reports go")
         try:
             requestor = await connect(
                 where, [(STORAGE_COMMITMENT, SYNTAXES)], (Role(STORAGE_COMMITMENT, scu=False, scp=True),)
             )
             code = await over(requestor, partial(_report, answer))
         except UnicodeError:
-            return f"{where.host} is no name of a host"
+            return say("{host} is no name of a host", host=where.host)
         except NoContextError:
-            return f"{where.host} port {where.port} takes no reports of storage commitment"
+            return say("{host} port {port} takes no reports of storage commitment", host=where.host, port=where.port)
         except FAILURES as e:
-            return f"{where.host} port {where.port}: {e}"
+            return say("{host} port {port}: {error}", host=where.host, port=where.port, error=e)
         if code == status.SUCCESS:
             return Taken()
         if code in _REFUSED:
-            return Taken(f"it answered {code:04X} and takes no such reports")
-        return f"{where.host} port {where.port} answered {'nothing' if code is None else f'{code:04X}'}"
+            return Taken(say("it answered {code} and takes no such reports", code=f"{code:04X}"))
+        if code is None:
+            return say("{host} port {port} answered nothing", host=where.host, port=where.port)
+        return say("{host} port {port} answered {code}", host=where.host, port=where.port, code=f"{code:04X}")
 
 
 async def _report(answer: Answer, requestor: Requestor) -> int | None:

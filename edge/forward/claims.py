@@ -14,6 +14,7 @@ from edge.board import DestinationGauge
 from edge.forward.burden import Burden, smallest, split
 from edge.forward.judge import Judge
 from edge.model import STAT
+from edge.phrase import N_
 from edge.store import NotOursError, Parcel, Settlement, Store, StoreError
 
 log = structlog.get_logger()
@@ -125,7 +126,7 @@ class Claims:
         late, self._unsettled = self._unsettled, []
         await self.settle(late)
         if self._unsettled:
-            raise StoreError("Outcomes of what was sent cannot be recorded yet.")
+            raise StoreError(N_("Outcomes of what was sent cannot be recorded yet."))
 
     async def _settle_again(self, settlements: list[Settlement]) -> None:
         try:

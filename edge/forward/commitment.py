@@ -18,6 +18,7 @@ from edge.dicom.uids import STORAGE_COMMITMENT
 from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.reach import FAILURES, Caller
 from edge.forward.reports import Reports
+from edge.phrase import say
 
 _LINGER: Final = 10.0
 """Seconds for which the association is kept for a report that comes on it at once."""
@@ -88,7 +89,7 @@ class Commitment:
         if answer.status == status.SUCCESS:
             return Asked()
         code = "no status" if answer.status is None else f"{answer.status:04X}"
-        detail = f"it answered {code}" + (f": {answer.error_comment}" if answer.error_comment else "")
+        detail = say("it answered {code}", code=code) + (f": {answer.error_comment}" if answer.error_comment else "")
         return Unsupported(detail) if answer.status in _NO_SERVICE else Declined(code, detail)
 
     async def _listen(self, requestor: Requestor, came: asyncio.Event) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from edge.dicom.pixels import MOST_MESSAGE, Done, Job
+from edge.phrase import N_, say
 from edge.spool import NoRoomError
 from edge.store import Parcel
 
@@ -86,7 +87,7 @@ class Decoder:
         )
         done = self._ask(job, (source, target), pause)
         if done.source != parcel.digest.hex():
-            raise EOFError(f"{parcel.path.name} is not what was received: its digest differs")
+            raise EOFError(say("{file} is not what was received: its digest differs", file=parcel.path.name))
         return done.length, _digest(target, done.length)
 
     def _ask(self, job: Job, descriptors: tuple[int, ...], pause: Callable[[], None]) -> Done:
@@ -95,7 +96,7 @@ class Decoder:
             if done is None:  # none was there, or it went, perhaps for want of work
                 done = self._try(job, descriptors, pause)
         if done is None:
-            raise DecoderError("the decoder died of it")
+            raise DecoderError(N_("the decoder died of it"))
         if done.full:
             raise NoRoomError(done.problem)
         if done.problem:
@@ -124,7 +125,7 @@ class Decoder:
                     data = link.recv(MOST_MESSAGE)
                     break
                 if time.monotonic() > deadline:
-                    raise DecoderError(f"the decoder did not end within {2 * job.seconds} s")
+                    raise DecoderError(say("the decoder did not end within {seconds} s", seconds=2 * job.seconds))
         except OSError:
             return None
         return msgspec.json.decode(data, type=Done) if data else None
@@ -149,7 +150,7 @@ class Decoder:
                 )
             except OSError as e:
                 ours.close()
-                raise NoRoomError(f"no decoder can be begun: {e.strerror}") from e
+                raise NoRoomError(say("no decoder can be begun: {error}", error=e.strerror)) from e
         ours.settimeout(_TURN)
         self._link = ours
         return ours

@@ -16,6 +16,7 @@ from edge.forward.reach import FAILURES, ORIGINAL, Caller
 from edge.forward.syntaxes import ALL, Syntaxes
 from edge.forward.workshop import Rendition
 from edge.model import Kind, Need
+from edge.phrase import say
 from edge.spool import Reader, Syncer
 from edge.store import Parcel
 from edge.tls import Credentials
@@ -110,7 +111,8 @@ class DimseSession:
         for syntax in self._syntaxes.instead(kind):
             if self._requestor.takes(Kind(kind.sop_class_uid, syntax)):
                 return await self._put_as(parcel, syntax)
-        detail = f"it takes no {class_name(kind.sop_class_uid)} in {syntax_name(kind.transfer_syntax_uid)}."
+        kind_name, syntax_said = class_name(kind.sop_class_uid), syntax_name(kind.transfer_syntax_uid)
+        detail = say("it takes no {kind} in {syntax}.", kind=kind_name, syntax=syntax_said)
         return Refused("CONTEXT_REJECTED", detail, unsupported=True)
 
     async def _put_as(self, parcel: Parcel, syntax: str) -> Outcome:
@@ -132,7 +134,7 @@ class DimseSession:
             return Refused("CONTEXT_REJECTED", str(e), unsupported=True)
         except EOFError as e:
             await requestor.abort()
-            return Refused("FILE_DAMAGED", f"the stored file cannot be read: {e}")
+            return Refused("FILE_DAMAGED", say("the stored file cannot be read: {error}", error=e))
         except FAILURES as e:
             if isinstance(e, OSError) and e.filename is not None:  # of our file, not of the connection
                 if reader.opened:

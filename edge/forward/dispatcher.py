@@ -240,6 +240,7 @@ class Lane:
         begun = self._clock.monotonic()
         left = {parcel.delivery: parcel for parcel in parcels[:]}
         settlements = []
+        self._gauge.sending += 1
         try:
             async for parcel, outcome in session.send(parcels):
                 del left[parcel.delivery]
@@ -253,6 +254,8 @@ class Lane:
             if first := next(iter(left.values()), None):  # it goes in order, so this is what it failed at
                 settlements.append(self._judge.failed(left.pop(first.delivery), e))
             await session.close()
+        finally:
+            self._gauge.sending -= 1
         if settlements:
             self._claims.pace = (self._clock.monotonic() - begun) / len(settlements)
         return settlements + [self._judge.untouched(p) for p in left.values()]

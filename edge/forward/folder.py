@@ -20,6 +20,7 @@ from edge.evidence import Evidence
 from edge.forward.outcome import Accepted, Outcome, Refused, Unreachable, from_file
 from edge.fsync import sync_path
 from edge.model import Need
+from edge.phrase import N_, say
 from edge.store import Parcel
 from edge.threads import aside
 
@@ -61,7 +62,11 @@ class FolderTransport:
         there = await self._aside(partial(is_there, self._path))
         if isinstance(there, Unreachable):
             return there
-        return self if there else Unreachable("FOLDER_MISSING", f"{self._path} is not there: is it mounted?")
+        return (
+            self
+            if there
+            else Unreachable("FOLDER_MISSING", say("{path} is not there: is it mounted?", path=self._path))
+        )
 
     async def send(self, parcels: Sequence[Parcel]) -> AsyncIterator[tuple[Parcel, Outcome]]:
         """Copy each parcel in turn."""
@@ -76,7 +81,9 @@ class FolderTransport:
 
     async def _aside(self, work: Callable[[], T]) -> T | Unreachable:
         """Do ``work`` in a thread; say that the folder does not answer once that makes no progress."""
-        silent = Unreachable("FOLDER_SILENT", f"{self._path} does not answer: is the share or disk there?")
+        silent = Unreachable(
+            "FOLDER_SILENT", say("{path} does not answer: is the share or disk there?", path=self._path)
+        )
         if self._work is not None and not self._work.done():
             return silent
         self._work = doing = asyncio.ensure_future(aside(work))
@@ -116,14 +123,20 @@ class FolderTransport:
                 sync_path(path)
         except DamagedError:
             temporary.unlink(missing_ok=True)
-            return Refused("FILE_DAMAGED", "the stored file is not what was received: its digest differs")
+            return Refused("FILE_DAMAGED", N_("the stored file is not what was received: its digest differs"))
         except OurFileError as e:
             temporary.unlink(missing_ok=True)
             return from_file(e.why)
         except OSError as e:
             if e.errno in FULL:
-                return Unreachable("FOLDER_FULL", f"{self._path} is full: {e.strerror}.", midway=True)
-            return Unreachable("FOLDER_FAILED", f"{self._path} cannot be written: {e.strerror}.", midway=True)
+                return Unreachable(
+                    "FOLDER_FULL", say("{path} is full: {error}.", path=self._path, error=e.strerror), midway=True
+                )
+            return Unreachable(
+                "FOLDER_FAILED",
+                say("{path} cannot be written: {error}.", path=self._path, error=e.strerror),
+                midway=True,
+            )
         return Accepted("COPIED", Evidence.COPIED)
 
 

@@ -12,6 +12,7 @@ from edge.clock import Clock
 from edge.findings import Journal
 from edge.forward.backoff import backoff
 from edge.forward.outcome import Unreachable
+from edge.phrase import say
 
 
 class Gate:
@@ -46,7 +47,9 @@ class Gate:
         if not gauge.problem_code:
             gauge.problem_since = self._clock.now()
         gauge.problem_code, gauge.problem_text = why.code, why.detail
-        self._journal.note("DESTINATION_DOWN", f"destination.{self._name}", f"{self._name}: {why.detail}")
+        self._journal.note(
+            "DESTINATION_DOWN", f"destination.{self._name}", say("{name}: {detail}", name=self._name, detail=why.detail)
+        )
 
     def succeed(self) -> None:
         """Open after a success."""

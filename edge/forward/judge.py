@@ -13,6 +13,7 @@ from edge.forward.gate import Gate
 from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable
 from edge.forward.oversize import Oversize
 from edge.forward.width import Width
+from edge.phrase import N_, say
 from edge.states import DeliveryState
 from edge.store import Parcel, Settlement
 
@@ -93,7 +94,7 @@ class Judge:
 
     def failed(self, parcel: Parcel, error: Exception) -> Settlement:
         """Take a fault of this program for a session that broke: what it was at waits, alone if it happens again."""
-        text = f"this program failed in sending: {type(error).__name__}."
+        text = say("this program failed in sending: {kind}.", kind=type(error).__name__)
         return self.settlement(parcel, Unreachable("TRANSPORT_FAILED", text, midway=True))
 
     def _put_off(self, parcel: Parcel, code: str, detail: str, after: float | None) -> Settlement:
@@ -148,6 +149,6 @@ class Judge:
         """Give back a parcel that makes room for others."""
         return msgspec.structs.replace(
             self.untouched(parcel),
-            detail="it was broken off or is large, and waits until nothing else is sent.",
+            detail=N_("it was broken off or is large, and waits until nothing else is sent."),
             not_before=self._clock.monotonic() + _ASIDE,
         )

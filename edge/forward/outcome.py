@@ -12,6 +12,7 @@ from edge.dicom import status
 from edge.dicom.status import StatusClass
 from edge.evidence import Evidence
 from edge.model import Rendering
+from edge.phrase import N_, say
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -77,17 +78,19 @@ _HOUR: Final = 3600.0
 def from_file(error: OSError) -> Refused | TryLater:
     """Turn what the system says of our own stored file into an outcome: only one that is gone is given up."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return Refused("FILE_MISSING", f"the stored file cannot be opened: {error.strerror}.")
+        return Refused("FILE_MISSING", say("the stored file cannot be opened: {error}.", error=error.strerror))
     # such as that there are no descriptors left, which says nothing of the file
-    return TryLater("FILE_UNREADABLE", f"the stored file cannot be read now: {error.strerror}.")
+    return TryLater("FILE_UNREADABLE", say("the stored file cannot be read now: {error}.", error=error.strerror))
 
 
 def from_status(code: int | None, comment: str = "") -> Outcome:
     """Turn the status of a C-STORE response (PS3.4 B.2.3, PS3.7 annex C) into an outcome; None is an empty status."""
     if code is None:
-        return Unreachable("EMPTY_STATUS", "The answer held no status, so it proves nothing.", midway=True)
+        return Unreachable("EMPTY_STATUS", N_("The answer held no status, so it proves nothing."), midway=True)
     name = f"{code:04X}"
-    detail = status.meaning(code) + (f" It says: {comment}" if comment else "")
+    detail = status.meaning(code)
+    if comment:
+        detail = say("{detail} It says: {comment}", detail=detail, comment=comment)
     if code == status.SUCCESS:
         return Accepted(name, Evidence.STORE_SUCCESS)
     if code == status.NOT_AUTHORIZED:
@@ -111,16 +114,16 @@ def from_reason(code: int) -> Outcome:
     """Turn the Failure Reason (0008,1197) of one instance of a STOW-RS request (PS3.18 Table I.2.2) into an outcome."""
     name = f"{code:04X}"
     if code == _NO_REASON:
-        return TryLater("NO_REASON", "it did not store it, and does not say why.")
+        return TryLater("NO_REASON", N_("it did not store it, and does not say why."))
     if code == _BEING_STORED:
-        return TryLater(name, "it is being stored by another request.")
+        return TryLater(name, N_("it is being stored by another request."))
     detail = status.meaning(code)
     if code == status.NOT_AUTHORIZED:
         return Unreachable("NOT_AUTHORIZED", detail, midway=True)
     if code in _LATER or status.classify(code) is StatusClass.OUT_OF_RESOURCES:
         return TryLater(name, detail)
     if code == _SYNTAX_NOT_SUPPORTED:
-        return Refused(name, "it does not take its transfer syntax.", unsupported=True)
+        return Refused(name, N_("it does not take its transfer syntax."), unsupported=True)
     return Refused(name, detail, unsupported=code == status.SOP_CLASS_NOT_SUPPORTED)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from edge.findings import Journal
+from edge.phrase import say_n
 from edge.store import Parcel
 
 BREAKS: Final = 3
@@ -97,10 +98,14 @@ class Oversize:
             self._journal.clear("OBJECT_TOO_BIG_FOR_LINK", component)
             return
         worst = max(large, key=lambda each: each.length)
-        what = "an object of" if len(large) == 1 else f"each of {len(large)} objects, the largest of"
-        text = (
-            f"{self._name}: the line broke off {worst.times} times in the middle of {what} {_size(worst.length)}, "
-            "while smaller ones pass."
+        text = say_n(
+            "{name}: the line broke off {times} times in the middle of an object of {size}, while smaller ones pass.",
+            "{name}: the line broke off {times} times in the middle of each of {n} objects, the largest of {size}, "
+            "while smaller ones pass.",
+            len(large),
+            name=self._name,
+            times=worst.times,
+            size=_size(worst.length),
         )
         self._journal.state("OBJECT_TOO_BIG_FOR_LINK", component, text)
 

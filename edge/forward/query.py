@@ -19,13 +19,14 @@ from edge.dicom.requestor import Requestor
 from edge.dicom.uids import STUDY_ROOT_FIND, valid_uid
 from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.reach import Caller
+from edge.phrase import N_
 from edge.store import Provable, Verdict
 
 MOST_ANSWERS: Final = 100_000
 """Of one query, which is for one series."""
 _NO_SERVICE: Final = frozenset({status.SOP_CLASS_NOT_SUPPORTED, status.UNRECOGNIZED_OPERATION})
 
-ENDLESS: Final = Declined("", "it answers a query for one series without end")
+ENDLESS: Final = Declined("", N_("it answers a query for one series without end"))
 
 
 class Seen(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from edge.dicom.requestor import Address, NoConnectionError, NoContextError, Rej
 from edge.dicom.wire import ConnectionLostError, DeadlineError
 from edge.forward.outcome import Unreachable, Unsupported
 from edge.forward.unreached import unreached
+from edge.phrase import N_, say
 from edge.tls import Credentials, Failure, destination_credentials, failure
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ class Caller:
             if context is None and self._credentials.reload():
                 context = self._credentials.context()
             if context is None:
-                return Unreachable("TLS_FILES", f"TLS cannot be used: {self._credentials.trouble}.")
+                return Unreachable("TLS_FILES", say("TLS cannot be used: {why}.", why=self._credentials.trouble))
         try:
             return await connect(address_of(destination, calling, context), proposals, roles)
         except FAILURES as e:
@@ -81,7 +82,7 @@ class Caller:
         try:
             return await over(requestor, talk)
         except NoContextError:
-            return Unsupported(f"it takes no association for {service}")
+            return Unsupported(say("it takes no association for {service}", service=service))
         except FAILURES as e:
             return self.diagnose(e, midway=True)
 
@@ -119,35 +120,43 @@ def address_of(destination: DimseDestination, calling: str, context: ssl.SSLCont
 
 
 _REASONS: Final[dict[tuple[int, int], str]] = {
-    (1, 1): "it gave no reason",
-    (1, 2): "it does not know the application context",
-    (1, 3): "it does not know our AE title",
-    (1, 7): "it is not called so: check ae_title",
-    (2, 1): "it gave no reason",
-    (2, 2): "it does not know this protocol version",
-    (3, 1): "it is overloaded",
-    (3, 2): "it has too many associations",
+    (1, 1): N_("it gave no reason"),
+    (1, 2): N_("it does not know the application context"),
+    (1, 3): N_("it does not know our AE title"),
+    (1, 7): N_("it is not called so: check ae_title"),
+    (2, 1): N_("it gave no reason"),
+    (2, 2): N_("it does not know this protocol version"),
+    (3, 1): N_("it is overloaded"),
+    (3, 2): N_("it has too many associations"),
 }
 """(source, reason) of a rejection, PS3.8 Table 9-21."""
 
 
 def _rejection(reject: AssociateReject) -> str:
-    return _REASONS.get((reject.source, reject.reason), f"source {reject.source}, reason {reject.reason}")
+    return _REASONS.get(
+        (reject.source, reject.reason),
+        say("source {source}, reason {reason}", source=reject.source, reason=reject.reason),
+    )
 
 
-_TLS_HINT: Final = " after the first words of TLS: does it speak TLS there, and know our certificate?"
-
+_LOST: Final = N_("{where} closed the connection.")
+_LOST_AT_ONCE: Final = N_(
+    "{where} closed the connection after the first words of TLS: does it speak TLS there, and know our certificate?"
+)
 
 _TLS_HINTS: Final = (
-    (("certificate required",), "It wants a certificate of ours: name it with tls.certificate_file and tls.key_file."),
+    (
+        ("certificate required",),
+        N_("It wants a certificate of ours: name it with tls.certificate_file and tls.key_file."),
+    ),
     (
         ("alert unknown ca", "alert bad certificate", "alert certificate", "alert access denied"),
-        "It does not accept our certificate: have it, or who signed it, entered there.",
+        N_("It does not accept our certificate: have it, or who signed it, entered there."),
     ),
-    (("wrong version number", "http request", "record layer", "packet length"), "Does it speak TLS on this port?"),
+    (("wrong version number", "http request", "record layer", "packet length"), N_("Does it speak TLS on this port?")),
     (
         ("protocol version", "unsupported protocol", "handshake failure", "no shared cipher"),
-        "It must speak TLS 1.2 or newer with the ciphers of today, and may want a certificate of ours.",
+        N_("It must speak TLS 1.2 or newer with the ciphers of today, and may want a certificate of ours."),
     ),
 )
 """What stands in a refusal (RFC 8446 6.2, and OpenSSL's words), and what it mostly means."""
@@ -158,7 +167,7 @@ def _tls_hint(text: str) -> str:
     for words, hint in _TLS_HINTS:
         if any(word in text for word in words):
             return hint
-    return "Does it speak TLS there, and know our certificate?"
+    return N_("Does it speak TLS there, and know our certificate?")
 
 
 def about_tls(why: Failure, where: str, key: str, *, trusted: bool, midway: bool) -> Unreachable:
@@ -166,27 +175,55 @@ def about_tls(why: Failure, where: str, key: str, *, trusted: bool, midway: bool
     match why.kind:
         case "dates" if not trusted:
             # nobody's fault but ours: whoever reads this need not look at the PACS
-            text = (
-                f"the clock of this box is wrong, so the certificate of {where} cannot be judged ({why.text}); "
-                "images wait until the clock is set."
+            text = say(
+                "the clock of this box is wrong, so the certificate of {where} cannot be judged ({said}); "
+                "images wait until the clock is set.",
+                where=where,
+                said=why.text,
             )
             return Unreachable("CLOCK_NOT_TRUSTED", text, midway=midway)
         case "dates" if "not yet" in why.text:
-            text = f"the certificate of {where} is not valid now ({why.text}): is our clock behind, or theirs ahead?"
+            text = say(
+                "the certificate of {where} is not valid now ({said}): is our clock behind, or theirs ahead?",
+                where=where,
+                said=why.text,
+            )
             return Unreachable("PEER_CERTIFICATE_EXPIRED", text, midway=midway)
         case "dates":
-            text = f"the certificate of {where} is not valid now ({why.text}): it must be renewed there."
+            text = say(
+                "the certificate of {where} is not valid now ({said}): it must be renewed there.",
+                where=where,
+                said=why.text,
+            )
             return Unreachable("PEER_CERTIFICATE_EXPIRED", text, midway=midway)
         case "name":
-            text = f"the certificate of {where} is for another machine ({why.text}): write its name as {key}."
+            text = say(
+                "the certificate of {where} is for another machine ({said}): write its name as {key}.",
+                where=where,
+                said=why.text,
+                key=key,
+            )
             return Unreachable("PEER_CERTIFICATE_NAME", text, midway=midway)
         case "authority":
-            text = f"nobody we know signed the certificate of {where} ({why.text}): name who did with tls.ca_file."
+            text = say(
+                "nobody we know signed the certificate of {where} ({said}): name who did with tls.ca_file.",
+                where=where,
+                said=why.text,
+            )
             return Unreachable("PEER_CERTIFICATE_UNKNOWN", text, midway=midway)
         case "peer":
-            return Unreachable("PEER_CERTIFICATE_BAD", f"the certificate of {where} is bad: {why.text}.", midway=midway)
+            return Unreachable(
+                "PEER_CERTIFICATE_BAD",
+                say("the certificate of {where} is bad: {said}.", where=where, said=why.text),
+                midway=midway,
+            )
         case _:
-            text = f"{where} and we cannot agree on TLS: {why.text}. {_tls_hint(why.text)}"
+            text = say(
+                "{where} and we cannot agree on TLS: {said}. {hint}",
+                where=where,
+                said=why.text,
+                hint=_tls_hint(why.text),
+            )
             return Unreachable("TLS_REFUSED", text, midway=midway)
 
 
@@ -194,7 +231,7 @@ def diagnose(
     error: Exception, destination: DimseDestination, *, midway: bool = False, trusted: bool = True
 ) -> Unreachable:
     """Say what a failure means, in words a technician can read to IT; ``trusted``: whether our clock is right."""
-    where = f"{destination.host} port {destination.port}"
+    where = say("{host} port {port}", host=destination.host, port=destination.port)
     # with TLS nobody can tell here whether it was the connection or the handshake that took too long
     plain = destination.tls is None or not isinstance(error, NoConnectionError)
     match error:
@@ -204,16 +241,19 @@ def diagnose(
             code, text = found
         case RejectedError():
             code = "ASSOCIATION_REJECTED"
-            text = f"{where} rejected the association: {_rejection(error.reject)}"
+            text = say("{where} rejected the association: {why}.", where=where, why=_rejection(error.reject))
         case AbortedError() | ReleasedError():
-            code, text = "ABORTED", f"{where} ended the association instead of answering"
+            code, text = "ABORTED", say("{where} ended the association instead of answering.", where=where)
         case DeadlineError():
-            code, text = "NO_ANSWER", f"{where} does not answer in time"
+            code, text = "NO_ANSWER", say("{where} does not answer in time.", where=where)
         case ConnectionLostError() | ConnectionError():
-            hint = "" if midway or destination.tls is None else _TLS_HINT
-            code, text = "CONNECTION_LOST", f"{where} closed the connection{hint}"
+            lost = _LOST if midway or destination.tls is None else _LOST_AT_ONCE
+            code, text = "CONNECTION_LOST", lost.format(where=where)
         case InvalidPDU():
-            code, text = "PROTOCOL_ERROR", f"{where} does not speak DICOM as it should: {error}"
+            code, text = (
+                "PROTOCOL_ERROR",
+                say("{where} does not speak DICOM as it should: {error}.", where=where, error=error),
+            )
         case _:
-            code, text = "FAILED", f"{where}: {error}"
-    return Unreachable(code, text if text.endswith(("?", ".")) else text + ".", midway=midway)
+            code, text = "FAILED", say("{where}: {error}.", where=where, error=error)
+    return Unreachable(code, text, midway=midway)

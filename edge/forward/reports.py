@@ -18,6 +18,7 @@ from edge.dicom.commitment import ALL_COMMITTED, MOST_BYTES, SOME_FAILED, Report
 from edge.dicom.dataset import InvalidDatasetError
 from edge.dicom.uids import STORAGE_COMMITMENT
 from edge.findings import Journal
+from edge.phrase import say
 from edge.store import Store, StoreError
 
 log = structlog.get_logger()
@@ -57,7 +58,11 @@ class Reports:
             # some thousand UIDs take a while
             report = await asyncio.to_thread(decode_report, dataset, context.transfer_syntax)
         except InvalidDatasetError as e:
-            self._journal.note("REPORT_UNUSABLE", "commitment", f"{who} sent a commitment report that is none: {e}.")
+            self._journal.note(
+                "REPORT_UNUSABLE",
+                "commitment",
+                say("{who} sent a commitment report that is none: {error}.", who=who, error=e),
+            )
             return status.INVALID_ARGUMENT_VALUE
         return await self._record(report, who)
 
@@ -68,7 +73,7 @@ class Reports:
             log.warning("a commitment report could not be recorded", error=str(e))
             return status.PROCESSING_FAILURE  # it is sent again, or asked for again
         if not came_of_it.known:
-            text = f"{who} reported on a commitment that nobody here asked for."
+            text = say("{who} reported on a commitment that nobody here asked for.", who=who)
             self._journal.note("REPORT_UNUSABLE", "commitment", text)
             return status.PROCESSING_FAILURE
         if came := self._expected.get(report.transaction_uid):

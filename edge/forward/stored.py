@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from edge.dicom.part10 import plain
 from edge.dicomweb.multipart import Part, Read
 from edge.forward.outcome import Refused, TryLater, from_file
+from edge.phrase import say
 from edge.spool import Reader, Syncer
 from edge.store import Parcel
 
@@ -32,7 +33,9 @@ def part(parcel: Parcel, syncer: Syncer) -> Part:
             with Reader(parcel.path, parcel.offset, parcel.length, parcel.digest, syncer) as reader:
                 yield reader.read
         except EOFError as e:
-            raise SpoiltError(parcel, Refused("FILE_DAMAGED", f"the stored file cannot be read: {e}")) from e
+            raise SpoiltError(
+                parcel, Refused("FILE_DAMAGED", say("the stored file cannot be read: {error}", error=e))
+            ) from e
         except OSError as e:
             raise SpoiltError(parcel, from_file(e)) from e
 

@@ -26,6 +26,7 @@ from edge.forward.web import JSON, XML, Web
 from edge.forward.webquery import names
 from edge.forward.workshop import Rendition
 from edge.model import Need
+from edge.phrase import N_, say
 from edge.spool import Syncer
 from edge.store import Parcel
 
@@ -47,7 +48,7 @@ _TOO_LARGE: Final = 413
 _UNSUPPORTED: Final = 415
 _BAD: Final = frozenset({400, _UNSUPPORTED, 422})
 
-_REFUSED_LATELY: Final = Refused("UNSUPPORTED_MEDIA", "it takes no such transfer syntax.", unsupported=True)
+_REFUSED_LATELY: Final = Refused("UNSUPPORTED_MEDIA", N_("it takes no such transfer syntax."), unsupported=True)
 
 Told = list[tuple[Parcel, Outcome]]
 
@@ -154,7 +155,7 @@ class StowSession:
         with made:
             said = [made.told(outcome) async for _, outcome in self._deliver([made.parcel])]
         if not said:  # another one found that the connection is lost
-            return Unreachable("CONNECTION_LOST", "the connection was lost before it could be sent.", echo=True)
+            return Unreachable("CONNECTION_LOST", N_("the connection was lost before it could be sent."), echo=True)
         taken = {made.parcel.kind: True} if isinstance(said[0], Accepted) else {}
         await self._syntaxes.learn(taken if refused is _REFUSED_LATELY else {parcel.kind: False, **taken})
         return said[0]
@@ -235,7 +236,7 @@ class StowSession:
             return Accepted(f"{warning:04X}", Evidence.STOW_LISTED, status.meaning(warning))
         if alone and said.others:
             return await self._failure(parcel, said.others[0])
-        return TryLater("UNLISTED", "its answer lists it neither as stored nor as failed, so it is sent again.")
+        return TryLater("UNLISTED", N_("its answer lists it neither as stored nor as failed, so it is sent again."))
 
     async def _failure(self, parcel: Parcel, reason: int) -> Outcome:
         if reason not in ALREADY:
@@ -245,14 +246,19 @@ class StowSession:
         if there:
             return Accepted(code, Evidence.STOW_ALREADY)
         self._asking = there is not None
-        what = "does not name it when it is queried" if self._asking else "cannot be asked whether it does"
-        detail = f"it says that it has it already, and {what}."
+        what = N_("does not name it when it is queried") if self._asking else N_("cannot be asked whether it does")
+        detail = say("it says that it has it already, and {what}.", what=what)
         return TryLater(code, detail, after=_HOUR if parcel.strikes else None)
 
     def _too_large(self, batch: Sequence[Parcel]) -> Told | Split:
         size = sum(parcel.length for parcel in batch)
         if len(batch) == 1:
-            return [(batch[0], Refused("TOO_LARGE", f"it takes no request of this size, {size} bytes (413)."))]
+            return [
+                (
+                    batch[0],
+                    Refused("TOO_LARGE", say("it takes no request of this size, {size} bytes (413).", size=size)),
+                )
+            ]
         self._learnt.most_bytes = max(min(self._learnt.most_bytes, size // 2), _LEAST_BYTES)
         return Split()
 
@@ -264,8 +270,15 @@ class StowSession:
             return Split()
         self._learnt.bad += 1
         if answer.status == _UNSUPPORTED:
-            return [(batch[0], Refused("UNSUPPORTED_MEDIA", "it takes no such object (415).", unsupported=True))]
-        return [(batch[0], Refused("BAD_REQUEST", f"it takes the request with this alone for bad ({answer.status})."))]
+            return [(batch[0], Refused("UNSUPPORTED_MEDIA", N_("it takes no such object (415)."), unsupported=True))]
+        return [
+            (
+                batch[0],
+                Refused(
+                    "BAD_REQUEST", say("it takes the request with this alone for bad ({status}).", status=answer.status)
+                ),
+            )
+        ]
 
 
 class Coming:

@@ -12,6 +12,7 @@ from edge.forward.capabilities import Book
 from edge.forward.outcome import Outcome, Refused, TryLater
 from edge.forward.workshop import Rendition, Workshop
 from edge.model import Kind
+from edge.phrase import N_
 from edge.store import Parcel
 
 _TARGETS: Final = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
@@ -65,7 +66,7 @@ class Syntaxes:
     async def render(self, parcel: Parcel, syntax: str) -> Rendition | Refused | TryLater:
         """Make what is to be sent of ``parcel`` in ``syntax``, or say why that cannot be."""
         if self._workshop is None:
-            return Refused("CONTEXT_REJECTED", "it takes no such transfer syntax.", unsupported=True)
+            return Refused("CONTEXT_REJECTED", N_("it takes no such transfer syntax."), unsupported=True)
         return await self._workshop.render(parcel, syntax)
 
 

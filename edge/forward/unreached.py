@@ -12,6 +12,7 @@ from typing import Final
 
 from edge.dicom.requestor import NoConnectionError
 from edge.forward.links import Interface, interfaces
+from edge.phrase import N_, say
 
 _OUR_SIDE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 Look = Callable[[], tuple[Interface, ...] | None]
@@ -30,14 +31,23 @@ def unreached(
         case socket.gaierror() | UnicodeError():  # the latter of a name that cannot even be asked for
             code, text = "NO_ADDRESS", unresolved(host, error)
         case ConnectionRefusedError():
-            code, text = "REFUSED_CONNECTION", f"{where} refuses connections: is the {server} running?"
+            code, text = (
+                "REFUSED_CONNECTION",
+                say("{where} refuses connections: is the {server} running?", where=where, server=server),
+            )
         case NoConnectionError() | TimeoutError():
             code = "FILTERED"
-            text = f"{where} does not react to connections: the machine is off, or a firewall on the way drops them."
+            text = say(
+                "{where} does not react to connections: the machine is off, or a firewall on the way drops them.",
+                where=where,
+            )
         case ConnectionError():
             return None
         case OSError():
-            code, text = "NO_ROUTE", f"{where} cannot be reached: {error.strerror or error}."
+            code, text = (
+                "NO_ROUTE",
+                say("{where} cannot be reached: {error}.", where=where, error=error.strerror or error),
+            )
         case _:
             return None
     return code, text
@@ -50,14 +60,22 @@ def own_trouble(found: tuple[Interface, ...] | None) -> tuple[str, str] | None:
     linked = [interface for interface in found if interface.linked]
     if not linked:
         names = ", ".join(interface.name for interface in found)
-        code, text = "NO_LINK", f"this box has no network link ({names}): is the cable in, and the switch on?"
+        code, text = (
+            "NO_LINK",
+            say("this box has no network link ({names}): is the cable in, and the switch on?", names=names),
+        )
         return code, text
     if not any(interface.usable for interface in linked):
         names = ", ".join(interface.name for interface in linked)
         # of IPv6 every interface makes one up, which tells nobody anything
         made_up = ", ".join(address for i in linked for address in i.addresses if ":" not in address)
-        has = f"only {made_up}, which it made up itself" if made_up else "no address"
-        code, text = "NO_OWN_ADDRESS", f"this box has a network link ({names}) and {has}: nobody gave it one."
+        has = N_("no address")
+        if made_up:
+            has = say("only {addresses}, which it made up itself", addresses=made_up)
+        code, text = (
+            "NO_OWN_ADDRESS",
+            say("this box has a network link ({names}) and {has}: nobody gave it one.", names=names, has=has),
+        )
         return code, text
     return None
 
@@ -65,8 +83,11 @@ def own_trouble(found: tuple[Interface, ...] | None) -> tuple[str, str] | None:
 def unresolved(host: str, error: OSError | UnicodeError) -> str:
     """Say why the name ``host`` has no address: no such name, or nobody there to ask (getaddrinfo(3))."""
     if isinstance(error, OSError) and error.errno == socket.EAI_AGAIN:
-        return f"the name {host} cannot be resolved: no name server answers; check DNS, or write an address instead."
-    return f"the name {host} cannot be resolved: there is no such name; check DNS and how it is written."
+        return say(
+            "the name {host} cannot be resolved: no name server answers; check DNS, or write an address instead.",
+            host=host,
+        )
+    return say("the name {host} cannot be resolved: there is no such name; check DNS and how it is written.", host=host)
 
 
 def is_here(host: str) -> bool:

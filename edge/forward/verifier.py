@@ -21,6 +21,7 @@ from edge.forward.gate import Gate
 from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.query import Looking, Seen
 from edge.model import Reference
+from edge.phrase import say
 from edge.store import Batch, Provable, Store, StoreError
 
 log = structlog.get_logger()
@@ -204,4 +205,4 @@ class Verifier:
         await self._store.postpone(self._name, items, self._clock.monotonic() + seconds, untaken=untaken)
 
     def _sentence(self, detail: str) -> str:
-        return f"{self._name}: {detail}."
+        return say("{name}: {detail}.", name=self._name, detail=detail)

@@ -25,6 +25,7 @@ from edge.dicomweb.secret import SecretFile
 from edge.dicomweb.tokens import ClientCredentials, Dial, ServiceAccount
 from edge.forward.outcome import Unreachable
 from edge.forward.reach import about_tls
+from edge.phrase import N_, say
 from edge.tls import Credentials, TlsError, destination_credentials, failure, token_context
 
 JSON: Final = "application/dicom+json"
@@ -52,7 +53,7 @@ class Web:
             if context is None and self._credentials.reload():
                 context = self._credentials.context()
             if context is None:
-                return Unreachable("TLS_FILES", f"TLS cannot be used: {self._credentials.trouble}.")
+                return Unreachable("TLS_FILES", say("TLS cannot be used: {why}.", why=self._credentials.trouble))
         try:
             await self._login.header()
         except WebError as e:
@@ -72,16 +73,25 @@ class Web:
             case LoginError() if not self._clock.trusted() and (fault := failure(error.why)) and fault.kind == "dates":
                 return about_tls(fault, error.where, "token_url", trusted=False, midway=midway)
             case LoginError():
-                code, text = "NO_CREDENTIALS", f"we cannot log in to {where}: {error}."
+                code, text = "NO_CREDENTIALS", say("we cannot log in to {where}: {error}.", where=where, error=error)
             case RedirectError():
-                code, text = "REDIRECTED", f"{where} sends us elsewhere, where nothing of ours goes: {error}."
+                code, text = (
+                    "REDIRECTED",
+                    say("{where} sends us elsewhere, where nothing of ours goes: {error}.", where=where, error=error),
+                )
             case SilentError():
-                code, text = "NO_ANSWER", f"{where} does not answer in time."
+                code, text = "NO_ANSWER", say("{where} does not answer in time.", where=where)
             case LostError():
-                code, text = "CONNECTION_LOST", f"the connection to {where} was lost: {error}."
+                code, text = (
+                    "CONNECTION_LOST",
+                    say("the connection to {where} was lost: {error}.", where=where, error=error),
+                )
             case UnreadableError() | TooLongError():
-                hint = "does DICOMweb begin at url, and is there no login page or proxy before it?"
-                code, text = "NOT_DICOMWEB", f"{where} gives no answer of DICOMweb: {error}; {hint}"
+                hint = N_("does DICOMweb begin at url, and is there no login page or proxy before it?")
+                code, text = (
+                    "NOT_DICOMWEB",
+                    say("{where} gives no answer of DICOMweb: {error}; {hint}", where=where, error=error, hint=hint),
+                )
             case _:
                 code, text = "PROTOCOL_ERROR", f"{where}: {error}."
         return Unreachable(code, text, midway=midway)
@@ -92,21 +102,39 @@ class Web:
         match answer.status:
             case 401:
                 code = "LOGIN_REFUSED"
-                text = f"{where} does not accept our login (401): check auth and what its files hold."
+                text = say("{where} does not accept our login (401): check auth and what its files hold.", where=where)
             case 403:
-                code, text = "FORBIDDEN", f"{where} knows us and does not let us (403): have it give us the right."
+                code, text = (
+                    "FORBIDDEN",
+                    say("{where} knows us and does not let us (403): have it give us the right.", where=where),
+                )
             case 404 | 405 | 410:
-                code, text = "NO_SERVICE", f"{where} has no such service there ({answer.status}): check url."
+                code, text = (
+                    "NO_SERVICE",
+                    say("{where} has no such service there ({status}): check url.", where=where, status=answer.status),
+                )
             case 406:
-                code, text = "NO_COMMON_FORMAT", f"{where} answers neither in JSON nor in XML of DICOM (406)."
+                code, text = (
+                    "NO_COMMON_FORMAT",
+                    say("{where} answers neither in JSON nor in XML of DICOM (406).", where=where),
+                )
             case 429:
-                code, text = "TOO_MANY_REQUESTS", f"{where} has had too much of us for now (429)."
+                code, text = "TOO_MANY_REQUESTS", say("{where} has had too much of us for now (429).", where=where)
             case 503:
-                code, text = "UNAVAILABLE", f"{where} is not available for now (503): it is busy or being maintained."
+                code, text = (
+                    "UNAVAILABLE",
+                    say("{where} is not available for now (503): it is busy or being maintained.", where=where),
+                )
             case status if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
-                code, text = "SERVER_ERROR", f"{where} has a trouble of its own ({status}): look into its log."
+                code, text = (
+                    "SERVER_ERROR",
+                    say("{where} has a trouble of its own ({status}): look into its log.", where=where, status=status),
+                )
             case status:
-                code, text = "UNEXPECTED_ANSWER", f"{where} answered {status}, which is no answer to this."
+                code, text = (
+                    "UNEXPECTED_ANSWER",
+                    say("{where} answered {status}, which is no answer to this.", where=where, status=status),
+                )
         return Unreachable(code, text, midway=midway, after=retry_after(answer.headers, self._clock.now()))
 
     def _unreached(self, why: Exception | None, *, midway: bool) -> Unreachable:
@@ -116,19 +144,25 @@ class Web:
                 return about_tls(fault, where, "url", trusted=self._clock.trusted(), midway=midway)
             case None | TimeoutError() if not self._destination.secure:
                 code = "FILTERED"
-                text = f"{where} does not react to connections: it is off, or a firewall on the way drops them."
+                text = say(
+                    "{where} does not react to connections: it is off, or a firewall on the way drops them.",
+                    where=where,
+                )
             case None | TimeoutError():
-                code, text = "NO_ANSWER", f"{where} does not answer in time."
+                code, text = "NO_ANSWER", say("{where} does not answer in time.", where=where)
             case socket.gaierror():
                 host = urlsplit(self._destination.url).hostname
-                code, text = "NO_ADDRESS", f"the name {host} cannot be resolved: check DNS or the url."
+                code, text = "NO_ADDRESS", say("the name {host} cannot be resolved: check DNS or the url.", host=host)
             case ConnectionRefusedError():
-                code, text = "REFUSED_CONNECTION", f"{where} refuses connections: is the server running?"
+                code, text = (
+                    "REFUSED_CONNECTION",
+                    say("{where} refuses connections: is the server running?", where=where),
+                )
             case ConnectionError():
-                code, text = "CONNECTION_LOST", f"{where} closed the connection."
+                code, text = "CONNECTION_LOST", say("{where} closed the connection.", where=where)
             case _:
                 said = getattr(why, "strerror", None) or why
-                code, text = "NO_ROUTE", f"{where} cannot be reached: {said}."
+                code, text = "NO_ROUTE", say("{where} cannot be reached: {why}.", where=where, why=said)
         return Unreachable(code, text, midway=midway)
 
     def _dial(self, url: str) -> Settings:
@@ -138,7 +172,7 @@ class Web:
         try:
             context = token_context(destination.tls or ClientTls()) if url.lower().startswith("https:") else None
         except TlsError as e:
-            raise LoginError(f"TLS cannot be used: tls.{e.key}: {e}") from None
+            raise LoginError(say("TLS cannot be used: tls.{key}: {error}", key=e.key, error=e)) from None
         return Settings(url=url, connect=timeouts.connect, response=timeouts.response, tls=context)
 
 

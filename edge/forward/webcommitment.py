@@ -24,6 +24,7 @@ from edge.forward.commitment import Asked
 from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.web import Web
 from edge.model import Failure
+from edge.phrase import say
 from edge.store import Store
 
 log = structlog.get_logger()
@@ -160,7 +161,7 @@ class WebCommitment:
         return Asked()
 
     def _refused(self, answer: Answer) -> Unsupported | Declined | Unreachable:
-        detail = f"it answered {answer.status} to a request for storage commitment"
+        detail = say("it answered {status} to a request for storage commitment", status=answer.status)
         if answer.status in _NO_SERVICE:
             return Unsupported(detail)
         if answer.status in _DESTINATION or answer.status >= _SERVER:
@@ -196,7 +197,7 @@ class WebCommitment:
         elif answer.status in _DESTINATION or (answer.status >= _SERVER and answer.status not in _NO_SERVICE):
             return self._web.answered(answer, midway=True)
         else:
-            self._unusable(f"it answered {answer.status}")
+            self._unusable(say("it answered {status}", status=answer.status))
         return None
 
     def _put_off(self, uid: str, answer: Answer | None = None, *, more: int = 1) -> None:
@@ -211,7 +212,9 @@ class WebCommitment:
         return max(pace, said or 0.0)
 
     def _unusable(self, why: str) -> None:
-        text = f"{self._name} gave no result of a commitment request that it was asked for: {why}."
+        text = say(
+            "{name} gave no result of a commitment request that it was asked for: {why}.", name=self._name, why=why
+        )
         self._journal.note("REPORT_UNUSABLE", "commitment", text)
 
 

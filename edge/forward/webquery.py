@@ -10,6 +10,7 @@ from edge.dicomweb.errors import WebError
 from edge.forward.outcome import Declined, Unreachable, Unsupported
 from edge.forward.query import ENDLESS, MOST_ANSWERS, Failed, Seen, by_series, divided
 from edge.forward.web import JSON, Web
+from edge.phrase import N_, say
 from edge.store import Provable
 
 _PAGE: Final = 200
@@ -82,12 +83,12 @@ class WebQuery:
         answer = await client.get(f"/studies?StudyInstanceUID={study_uid}&limit=1", JSON)
         if answer.status in _OK:
             return frozenset()
-        return Unsupported("it takes no queries (404)") if answer.status == _NOT_THERE else self._refused(answer)
+        return Unsupported(N_("it takes no queries (404)")) if answer.status == _NOT_THERE else self._refused(answer)
 
     def _refused(self, answer: Answer) -> Failed:
         if answer.status in _DESTINATION or (answer.status >= _SERVER and answer.status not in _NO_SERVICE):
             raise DownError(self._web.answered(answer, midway=True))
-        detail = f"it answered {answer.status} to a query"
+        detail = say("it answered {status} to a query", status=answer.status)
         return Unsupported(detail) if answer.status in _NO_SERVICE else Declined(str(answer.status), detail)
 
 

@@ -24,6 +24,7 @@ from edge.dicom.uids import DEFLATED, UNCOMPRESSED, syntax_name
 from edge.forward.decoder import Decoder, DecoderError, StoppedError
 from edge.forward.outcome import Accepted, Outcome, Refused, TryLater, Unreachable, from_file
 from edge.model import Kind, Rendering
+from edge.phrase import N_, say
 from edge.spool import NoRoomError, Scratch
 from edge.store import Parcel
 
@@ -66,8 +67,11 @@ class Rendition:
             return msgspec.structs.replace(outcome, rendering=self.rendering)
         if isinstance(outcome, Unreachable):
             return outcome
-        how = "decompressed to" if self.rendering.decompressed else "re-encoded as"
-        words = f"{outcome.detail} It was {how} {syntax_name(self.rendering.sent_as)}."
+        syntax = syntax_name(self.rendering.sent_as)
+        if self.rendering.decompressed:
+            words = say("{detail} It was decompressed to {syntax}.", detail=outcome.detail, syntax=syntax)
+        else:
+            words = say("{detail} It was re-encoded as {syntax}.", detail=outcome.detail, syntax=syntax)
         return msgspec.structs.replace(outcome, detail=words)
 
 
@@ -103,24 +107,33 @@ class Workshop:
         try:
             return self._rendition(parcel, syntax, source, stop)
         except UnfaithfulError as e:
-            detail = f"it would have to go as {syntax_name(syntax)}, and cannot be re-encoded without doubt: {e}."
+            detail = say(
+                "it would have to go as {syntax}, and cannot be re-encoded without doubt: {error}.",
+                syntax=syntax_name(syntax),
+                error=e,
+            )
             return Refused("NOT_REENCODED", detail)
         except DecoderError as e:
             if (
                 not e.unsupported
                 and File(partial(_read, source), parcel.offset, parcel.length).digest() != parcel.digest
             ):
-                return Refused("FILE_DAMAGED", "the stored file is not what was received: its digest differs")
-            detail = f"it would have to go as {syntax_name(syntax)}, and cannot be decompressed: {e}."
+                return Refused("FILE_DAMAGED", N_("the stored file is not what was received: its digest differs"))
+            detail = say(
+                "it would have to go as {syntax}, and cannot be decompressed: {error}.",
+                syntax=syntax_name(syntax),
+                error=e,
+            )
             return Refused("NOT_DECOMPRESSED", detail, unsupported=e.unsupported)
         except EOFError as e:
-            return Refused("FILE_DAMAGED", f"the stored file cannot be read: {e}")
+            return Refused("FILE_DAMAGED", say("the stored file cannot be read: {error}", error=e))
         except NoRoomError as e:
-            return TryLater("NO_ROOM_TO_REENCODE", f"it must be re-encoded: {e}.")
+            return TryLater("NO_ROOM_TO_REENCODE", say("it must be re-encoded: {error}.", error=e))
         except OSError as e:
             if e.errno in _FULL:
-                return TryLater("NO_ROOM_TO_REENCODE", f"it must be re-encoded: {e.strerror}.")
-            return TryLater("FILE_UNREADABLE", f"it must be re-encoded, which the disk fails now: {e.strerror}.")
+                return TryLater("NO_ROOM_TO_REENCODE", say("it must be re-encoded: {error}.", error=e.strerror))
+            detail = say("it must be re-encoded, which the disk fails now: {error}.", error=e.strerror)
+            return TryLater("FILE_UNREADABLE", detail)
         finally:
             os.close(source)
 
@@ -168,14 +181,14 @@ def _reencode(
         raise
     _check(stored, parcel)
     if fingerprint(File(partial(_read, target), 0, sink.length, pause), syntax) != values:
-        raise UnfaithfulError("what came out has other values")
+        raise UnfaithfulError(N_("what came out has other values"))
     return sink.length, sink.digest()
 
 
 def _check(stored: File, parcel: Parcel) -> None:
     """Raise EOFError where what was read is not what was received: then nothing that is said of it counts."""
     if stored.digest() != parcel.digest:
-        raise EOFError(f"{parcel.path.name} is not what was received: its digest differs")
+        raise EOFError(say("{file} is not what was received: its digest differs", file=parcel.path.name))
 
 
 class Sink:
@@ -191,7 +204,7 @@ class Sink:
         """Write all of ``data``. Raises `UnfaithfulError` where it is more than may come, OSError."""
         self.length += len(data)
         if self.length > self._most:
-            raise UnfaithfulError(f"more than {self._most} bytes come out")
+            raise UnfaithfulError(say("more than {most} bytes come out", most=self._most))
         self._hash.update(data)
         view = memoryview(data)
         while view:

@@ -9,6 +9,7 @@ from typing import Final
 from edge.board import Board
 from edge.clock import Clock
 from edge.findings import Journal
+from edge.phrase import N_, say
 from edge.spool import Ledger, Reservation
 from edge.spool.ballast import LENGTH
 
@@ -41,7 +42,7 @@ class Admission:
         self._journal = journal
         self._clock = clock
         self._ledger = ledger
-        self._reasons: dict[str, str] = {"starting": "starting"}
+        self._reasons: dict[str, str] = {"starting": N_("starting")}
         self._looked_at = float("-inf")
 
     def close(self, component: str, why: str) -> None:
@@ -87,10 +88,10 @@ class Admission:
             self.open("storage")
 
     def _full(self) -> None:
-        self.close("storage", "the disk is full up to its reserve.")
+        self.close("storage", N_("the disk is full up to its reserve."))
 
     def _no_answer(self, error: OSError) -> None:
-        self.close("storage", f"the disk cannot be asked for its room: {error.strerror or error}.")
+        self.close("storage", say("the disk cannot be asked for its room: {error}.", error=error.strerror or error))
 
     def _show(self) -> None:
         self._board.intake_open = not self._reasons

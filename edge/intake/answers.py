@@ -14,6 +14,7 @@ from typing import Final
 
 from edge.clock import Clock
 from edge.findings import Journal
+from edge.phrase import say
 from edge.threads import aside
 
 SILENCE: Final = 30.0
@@ -46,7 +47,9 @@ class Answers:
             asked = asyncio.ensure_future(_answer(self._path))
             await asyncio.wait((asked,), timeout=SILENCE)
             if not asked.done() or self._clock.monotonic() - self._since > SILENCE:
-                self._journal.state("WATCH_MISSING", self._component, f"{self._path}: it does not answer")
+                self._journal.state(
+                    "WATCH_MISSING", self._component, say("{path}: it does not answer", path=self._path)
+                )
                 told = True
                 await asyncio.wait((asked,))
             elif told:

@@ -16,6 +16,7 @@ from edge.intake.receiver import TOO_LONG, Receiver
 from edge.intake.tree import FIRST, ChangedError, Readable
 from edge.intake.unpack import Archive, ArchiveError, NoRoomToUnpackError, UnfinishedArchiveError
 from edge.model import Origin
+from edge.phrase import N_, say
 from edge.threads import Run
 
 _AROUND: Final = part10.MOST_META + len(part10.PREAMBLE)
@@ -65,7 +66,7 @@ class ArchiveTaker:
                     worst[one.fate] = one.why
                     break
                 if one.fate in LEFT:
-                    worst.setdefault(one.fate, f"{info.filename} in it: {one.why}")
+                    worst.setdefault(one.fate, say("{file} in it: {why}", file=info.filename, why=one.why))
                     if len(result.reasons) < _MOST_REASONS:
                         result.reasons.append((info.filename, one.why))
         finally:
@@ -116,12 +117,12 @@ class ArchiveTaker:
         if result.objects.get(Fate.TAKEN):
             result.fate = Fate.TAKEN
         elif not result.objects.get(Fate.ALREADY):
-            result.fate, result.why = Fate.NOT_DICOM, "an archive without DICOM objects"
+            result.fate, result.why = Fate.NOT_DICOM, N_("an archive without DICOM objects")
             return result
         try:
             await self._run(file.check)
         except ChangedError:
-            return Result(Fate.UNFINISHED, "it is still changing")
+            return Result(Fate.UNFINISHED, N_("it is still changing"))
         await self._receiver.remember(origin)
         return result
 

@@ -23,11 +23,12 @@ from edge.intake.guard import DiskGuard
 from edge.intake.index import Index
 from edge.intake.oddity import odd_uids
 from edge.model import Header, Instance, Kind, Source
+from edge.phrase import N_, say
 from edge.routing import Leg, Routing
 from edge.spool import Identity, Part, Spool
 from edge.store import Recorded
 
-TOO_LARGE: Final = "there is no room on the disk for an object of this size"
+TOO_LARGE: Final = N_("there is no room on the disk for an object of this size")
 _LONGEST_ANSWER: Final = 20.0
 """Seconds after which a sender is told to try again rather than left without an answer."""
 
@@ -77,7 +78,7 @@ class Incoming:
     async def relieve(self) -> None:
         """Wait for the disk. Raises `TooLongError`."""
         if self.part.too_long:
-            raise TooLongError("the object is longer than receive.max_object")
+            raise TooLongError(N_("the object is longer than receive.max_object"))
         await self.part.relieve()
 
 
@@ -118,7 +119,7 @@ class Door:
         room = self._admission.begin()
         if room is None:
             self._board.refused += 1
-            raise NoRoomError(self._admission.refusal() or "the disk is full up to its reserve")
+            raise NoRoomError(self._admission.refusal() or N_("the disk is full up to its reserve"))
         seal_room = seals.room(self._destinations, source)
         head = part10.begin(kind.sop_class_uid, sop_instance_uid, kind.transfer_syntax_uid, seal_room)
         try:
@@ -147,7 +148,7 @@ class Door:
                 instance, legs = await self._seal(incoming)
         except TimeoutError as e:
             self.discard(incoming)
-            raise NoRoomError("the disk is too slow") from e
+            raise NoRoomError(N_("the disk is too slow")) from e
         except OSError as e:
             self.discard(incoming)
             raise self._trouble(e) from e
@@ -166,14 +167,14 @@ class Door:
                 async with asyncio.timeout(_LONGEST_ANSWER - (self._clock.monotonic() - begun)):
                     await self._index.caught_up()
             except TimeoutError as e:
-                raise NoRoomError("the store is too slow") from e
+                raise NoRoomError(N_("the store is too slow")) from e
         self._board.received(part.length)
         return instance
 
     async def _seal(self, incoming: Incoming) -> tuple[Instance, tuple[Leg, ...]]:
         part, kind, source = incoming.part, incoming.kind, incoming.source
         if part.too_long:
-            raise RefusedError(f"the object is longer than {self._most} bytes")
+            raise RefusedError(say("the object is longer than {most} bytes", most=self._most))
         if part.no_room:
             self._board.refused += 1
             raise NoRoomError(TOO_LARGE)
@@ -216,13 +217,13 @@ class Door:
     def _check(self, incoming: Incoming, header: Header) -> None:
         """Refuse a dataset that is another object than the command said; note every other oddity."""
         if header.sop_instance_uid and header.sop_instance_uid != incoming.sop_instance_uid:
-            raise MismatchError("the dataset's SOP Instance UID (0008,0018) is not the command's")
+            raise MismatchError(N_("the dataset's SOP Instance UID (0008,0018) is not the command's"))
         if header.sop_class_uid and header.sop_class_uid != incoming.kind.sop_class_uid:
-            raise MismatchError("the dataset's SOP Class UID (0008,0016) is not the command's")
+            raise MismatchError(N_("the dataset's SOP Class UID (0008,0016) is not the command's"))
         if header.problem:
             self._journal.note("ODD_OBJECT", "receive", header.problem)
         if odd := odd_uids(header, incoming.sop_instance_uid):
-            self._journal.note("NONCONFORMING_UID", "receive", f"{odd}.")
+            self._journal.note("NONCONFORMING_UID", "receive", say("{odd}.", odd=odd))
 
     async def _set_aside(self, incoming: Incoming, why: str) -> None:
         """Keep what was refused, unsealed, with the reason beside it, for whoever looks into it."""
@@ -250,6 +251,6 @@ class Door:
             if self._admission.refusal() is None:
                 # it says that there is room and gives none (a quota, say): what it does decides
                 self._guard.failed(error)
-            return NoRoomError("the disk is full")
+            return NoRoomError(N_("the disk is full"))
         self._guard.failed(error)
-        return NoRoomError(f"the disk reports: {error.strerror or error}")
+        return NoRoomError(say("the disk reports: {error}", error=error.strerror or error))

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from edge.intake.receiver import ReceiverError
+from edge.phrase import say
 from edge.store import StoreError
 
 log = structlog.get_logger()
@@ -59,9 +60,9 @@ async def contained(taking: Awaitable[Result]) -> Result:
     except Exception as e:
         # without the name, which may be a patient's
         log.exception("a file cannot be dealt with")
-        return Result(Fate.REFUSED, f"it cannot be dealt with: {type(e).__name__}")
+        return Result(Fate.REFUSED, say("it cannot be dealt with: {kind}", kind=type(e).__name__))
 
 
 def unreadable(error: OSError) -> Result:
     """Give the fate of a file that cannot be read."""
-    return Result(Fate.REFUSED, f"it cannot be read: {error.strerror or error}")
+    return Result(Fate.REFUSED, say("it cannot be read: {error}", error=error.strerror or error))

@@ -27,6 +27,7 @@ from edge.intake.sweep import Sweep
 from edge.intake.taker import Taker
 from edge.intake.taking import Taking
 from edge.intake.tree import Entry
+from edge.phrase import N_, say, say_n
 from edge.store import Store, StoreError
 from edge.threads import Run
 
@@ -103,7 +104,9 @@ class FolderWatch:
         try:
             await self._pass()
         except OSError as e:
-            self._journal.state("WATCH_MISSING", component, f"{self._watch.path}: {e.strerror or e}")
+            self._journal.state(
+                "WATCH_MISSING", component, say("{path}: {error}", path=self._watch.path, error=e.strerror or e)
+            )
             return False
         except StoreError as e:
             log.warning("watch waits for the store", watch=self.name, error=str(e))
@@ -164,9 +167,9 @@ class FolderWatch:
             return
         begun = self._clock.monotonic()
         if clearing.hidden(entry):
-            result = Result(Fate.UNFINISHED, "it was on its way out of here, and another file has its name")
+            result = Result(Fate.UNFINISHED, N_("it was on its way out of here, and another file has its name"))
         elif _temporary(entry.path) and not entry.odd:
-            result = Result(Fate.UNFINISHED, "its name is that of a file that is still written")
+            result = Result(Fate.UNFINISHED, N_("its name is that of a file that is still written"))
         else:
             rested = self._settling.left_for(entry, begun)
             result = await self._taker.take(
@@ -234,7 +237,8 @@ def _temporary(path: str) -> bool:
 
 def _describe(name: str, told: int, named: Sequence[tuple[str, str]]) -> str:
     """Say how many files were left, and why the first few were."""
-    few = "; ".join(f"{path}: {why}" for path, why in named)
-    more = f"; and {told - len(named)} more" if told > len(named) else ""
-    files = "1 file" if told == 1 else f"{told} files"
-    return f"{files} in {name}: {few}{more}"
+    few = "; ".join(say("{path}: {why}", path=path, why=why) for path, why in named)
+    if told > len(named):
+        more = told - len(named)
+        return say("{told} files in {name}: {few}; and {more} more", told=told, name=name, few=few, more=more)
+    return say_n("1 file in {name}: {few}", "{n} files in {name}: {few}", told, name=name, few=few)

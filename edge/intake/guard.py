@@ -12,6 +12,7 @@ from typing import Final
 from edge.clock import Clock
 from edge.findings import Journal
 from edge.intake.admission import Admission
+from edge.phrase import say
 from edge.spool import FolderError, Spool, Syncer
 
 _MOST: Final = 2
@@ -45,7 +46,7 @@ class DiskGuard:
         self._failures.append(self._clock.monotonic())
         often = len(self._failures) == _MOST and self._failures[-1] - self._failures[0] < _WINDOW
         if often or error.errno in _AT_ONCE or isinstance(error, FolderError):
-            self._admission.close("disk", f"the disk fails: {why}.")
+            self._admission.close("disk", say("the disk fails: {why}.", why=why))
             self._closed.set()
 
     async def run(self) -> None:

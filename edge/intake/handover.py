@@ -19,6 +19,7 @@ from edge.intake.receiver import NoRoomNowError, RefusedObjectError, TooLargeNow
 from edge.intake.through import DoorReceiver
 from edge.intake.tree import ChangedError
 from edge.model import Origin, Source
+from edge.phrase import say, say_n
 from edge.store import StoreError
 
 CUT: Final = 0xFFFFFFFF
@@ -104,7 +105,7 @@ class HandoverService:
         finally:
             if shown is not None and shown.over_at is None:
                 self._board.imports.pop(id(shown), None)
-                self._incomplete(shown.name, f"{shown.name} was not read to its end.")
+                self._incomplete(shown.name, say("{name} was not read to its end.", name=shown.name))
 
     async def _answer(self, said: "Known | Has | Object | Remember", reader: asyncio.StreamReader) -> Answer:
         match said:
@@ -134,7 +135,7 @@ class HandoverService:
             raise  # the store's failure, or the connection's: not this object's
         except Exception as e:
             log.exception("an object that was handed over cannot be dealt with")
-            return Answer(refused=f"it cannot be dealt with: {type(e).__name__}")
+            return Answer(refused=say("it cannot be dealt with: {kind}", kind=type(e).__name__))
         finally:
             await chunks.drain()
 
@@ -148,8 +149,13 @@ class HandoverService:
         if said.over:
             shown.over_at = self._clock.monotonic()
             if said.refused:
-                objects = "1 file was" if said.refused == 1 else f"{said.refused} files were"
-                self._incomplete(said.name, f"{objects} not taken from {said.name}.")
+                text = say_n(
+                    "1 file was not taken from {name}.",
+                    "{n} files were not taken from {name}.",
+                    said.refused,
+                    name=said.name,
+                )
+                self._incomplete(said.name, text)
         return shown
 
     def _incomplete(self, name: str, why: str) -> None:

@@ -17,6 +17,7 @@ from edge.findings import Journal
 from edge.intake.admission import Admission
 from edge.intake.soundness import Soundness
 from edge.model import Instance
+from edge.phrase import say
 from edge.routing import Leg
 from edge.spool import Spool, Syncer
 from edge.store import Fate, Recorded, Store, StoreError
@@ -122,7 +123,7 @@ class Index:
         self._admission.open("index")
         for number, recording in recorded:
             if recording.twin:
-                self._journal.note("TWIN", "receive", f"The second is object {number}.")
+                self._journal.note("TWIN", "receive", say("The second is object {number}.", number=number))
         recorded = await self._doubt(batch, recorded)
         spares = [number for number, recording in recorded if recording.fate is Fate.DUPLICATE]
         if spares:
@@ -151,7 +152,9 @@ class Index:
             try:
                 return await self._soundness.check(number) is not None
             except OSError as e:
-                self._journal.note("STORAGE_ERROR", "index", f"object {number}: {e.strerror or e}")
+                self._journal.note(
+                    "STORAGE_ERROR", "index", say("object {number}: {error}", number=number, error=e.strerror or e)
+                )
                 with contextlib.suppress(StoreError):
                     await self._store.lose([number])
                     return False
@@ -175,11 +178,11 @@ class Index:
             there = [(instance, legs) for instance, legs in batch if instance.id not in gone]
             recorded = await self._store.record(there)
         except (OSError, StoreError) as e:
-            self._admission.close("index", f"{e} Objects already acknowledged are safe on disk.")
+            self._admission.close("index", say("{error} Objects already acknowledged are safe on disk.", error=e))
             return None
         for number in gone - set(self._spares):
             # another component than where there is a row: nothing tells when this one is over
-            self._journal.note("LOST", "index", f"object {number}")
+            self._journal.note("LOST", "index", say("object {number}", number=number))
         return list(zip([instance.id for instance, _ in there], recorded, strict=True))
 
     def _publish(self, ids: list[int]) -> set[int]:

@@ -4,6 +4,7 @@ import re
 from typing import Final
 
 from edge.model import Header
+from edge.phrase import say
 
 _MOST: Final = 64
 _FORM: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*")
@@ -20,14 +21,14 @@ def odd_uids(header: Header, sop_instance_uid: str) -> str:
         ("Study Instance UID (0020,000D)", header.study_uid),
         ("Series Instance UID (0020,000E)", header.series_uid),
     )
-    return "; ".join(f"{name} {wrong}" for name, uid in named if (wrong := _wrong(uid, absent=not header.problem)))
+    return "; ".join(wrong for name, uid in named if (wrong := _wrong(name, uid, absent=not header.problem)))
 
 
-def _wrong(uid: str, *, absent: bool) -> str:
+def _wrong(name: str, uid: str, *, absent: bool) -> str:
     if not uid:
-        return "is absent" if absent else ""
+        return say("{name} is absent", name=name) if absent else ""
     if _ZERO.search(uid):
-        return "has a component that begins with 0"
+        return say("{name} has a component that begins with 0", name=name)
     if len(uid) > _MOST or _FORM.fullmatch(uid) is None:
-        return "is no UID of at most 64 digits and dots"
+        return say("{name} is no UID of at most 64 digits and dots", name=name)
     return ""

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from edge.dicom.dicomdir import DirectoryError, referenced
 from edge.intake import tree
 from edge.intake.tree import Entry
+from edge.phrase import N_, say
 
 _DICOMDIR: Final = "DICOMDIR"
 
@@ -55,7 +56,7 @@ def lacking(root: Path) -> Iterator[tuple[Path, str]]:
             continue
         for name in named:
             if why := _absent(root, name):
-                yield root / name, f"the DICOMDIR names it, but {why}"
+                yield root / name, say("the DICOMDIR names it, but {why}", why=why)
 
 
 def _regular(path: Path) -> bool:
@@ -65,16 +66,16 @@ def _regular(path: Path) -> bool:
 
 def _absent(root: Path, name: PurePath) -> str:
     """Say why a file is not there; empty where it is. A CD's names may be shown in lower case."""
-    why = "it is not there"
+    why = N_("it is not there")
     for path in (root / name, root / str(name).lower()):
         try:
             path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as e:
-            why = f"it cannot be looked at: {e.strerror or e}"
+            why = say("it cannot be looked at: {error}", error=e.strerror or e)
         except ValueError:
-            why = "that is no name of a file"
+            why = N_("that is no name of a file")
         else:
             return ""
     return why

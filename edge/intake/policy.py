@@ -21,6 +21,8 @@ from edge.dicom.pdu import AssociateReject, AssociateRequest
 from edge.dicom.uids import STORAGE_COMMITMENT, VERIFICATION, accepts_as_storage, valid_uid
 from edge.findings import Journal, printable
 from edge.intake.admission import Admission
+from edge.intake.callers import Callers
+from edge.phrase import N_, say
 from edge.quota import Lines
 
 log = structlog.get_logger()
@@ -57,10 +59,7 @@ class ReceivePolicy:
         self._titles = frozenset(config.receive.titles)
         self._address = config.receive.address
         self._private = config.receive.private_storage
-        self._modalities = [
-            (m.ae_title, None if m.address is None else ipaddress.ip_network(m.address, strict=False))
-            for m in config.modality
-        ]
+        self._callers = Callers(config, board)
         reached = [d for d in config.destination if isinstance(d, DimseDestination)]
         self._destinations = frozenset(d.ae_title for d in reached)
         self._ours = frozenset((d.ae_title, title) for d in reached for title in _titles_towards(d, config))
@@ -80,14 +79,16 @@ class ReceivePolicy:
         if self._is_ourselves(request, address):
             return None
         if request.called not in self._titles and (request.calling, request.called) not in self._ours:
-            return self._refuse(peer, CALLED_UNKNOWN, "it calls this box by another name", f": {request.called!r}")
+            return self._refuse(peer, CALLED_UNKNOWN, N_("it calls this box by another name"), repr(request.called))
         if not (self._anyone or self._known(request.calling, address)):
-            return self._refuse(peer, CALLING_UNKNOWN, "it is not among the modalities")
+            return self._refuse(peer, CALLING_UNKNOWN, N_("it is not among the modalities"))
         only_storage = bool(request.contexts) and all(self._stores(c.abstract_syntax) for c in request.contexts)
         if only_storage and self._admission.refusal() is not None:
             self._board.refused += 1
+            self._callers.refused(peer.calling, address, N_("this box takes no images now"))
             return LOCAL_LIMIT
         self._notice_twin(peer)
+        self._callers.let_in(request.calling, address)
         return None
 
     def _is_ourselves(self, request: AssociateRequest, address: str) -> bool:
@@ -95,6 +96,10 @@ class ReceivePolicy:
         ours = request.called in self._titles and request.calling == request.called
         only_echo = bool(request.contexts) and all(c.abstract_syntax == VERIFICATION for c in request.contexts)
         return ours and only_echo and (address == self._address or ipaddress.ip_address(address).is_loopback)
+
+    def received(self, peer: Peer) -> None:
+        """Hear of an object that was answered with success."""
+        self._callers.gave(peer)
 
     def _notice_twin(self, peer: Peer) -> None:
         """Two senders that share a title are often one that was copied: what comes from which cannot be told."""
@@ -104,22 +109,29 @@ class ReceivePolicy:
             self._journal.note(
                 "TITLE_SHARED",
                 f"title.{title}",
-                f"{title or 'No AE title'} is used at {address} and at {peer.address}.",
+                say(
+                    "{title} is used at {address} and at {other}.",
+                    title=title or N_("No AE title"),
+                    address=address,
+                    other=peer.address,
+                ),
             )
         self._titles_seen[title] = (peer.address, now)
         if len(self._titles_seen) > _MOST_KEPT:
             self._titles_seen.popitem(last=False)
 
     def _known(self, calling: str, address: str) -> bool:
-        if calling in self._destinations:
-            return True
-        at = ipaddress.ip_address(address)
-        return any(calling == title and (network is None or at in network) for title, network in self._modalities)
+        return calling in self._destinations or self._callers.known(calling, address)
 
     def _refuse(self, peer: Peer, reject: AssociateReject, why: str, detail: str = "") -> AssociateReject:
         self._board.refused += 1
+        self._callers.refused(peer.calling, peer.address, why)
         self._say("peer refused", peer, why)
-        self._journal.note("PEER_REFUSED", f"modality.{peer.address}", f"{describe(peer)} was refused: {why}{detail}.")
+        if detail:
+            text = say("{who} was refused: {why}: {called}.", who=describe(peer), why=why, called=detail)
+        else:
+            text = say("{who} was refused: {why}.", who=describe(peer), why=why)
+        self._journal.note("PEER_REFUSED", f"modality.{peer.address}", text)
         return reject
 
     def offers(self, abstract_syntax: str) -> bool:

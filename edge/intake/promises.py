@@ -19,6 +19,7 @@ from edge.dicom.commitment import ACTION_TYPE, INSTANCE, MOST_BYTES, decode_acti
 from edge.dicom.dataset import InvalidDatasetError
 from edge.dicom.uids import STORAGE_COMMITMENT
 from edge.findings import Journal
+from edge.phrase import say
 from edge.store import Store, StoreError, TooManyError
 
 log = structlog.get_logger()
@@ -51,7 +52,9 @@ class PromiseService:
         if command.action_type != ACTION_TYPE:
             return status.NO_SUCH_ACTION, ""
         if not self._reachable(peer):
-            text = f"{describe(peer)} asked for storage commitment, and nothing says where its report would go."
+            text = say(
+                "{who} asked for storage commitment, and nothing says where its report would go.", who=describe(peer)
+            )
             self._journal.note("COMMITMENT_UNKNOWN_REQUESTER", f"title.{peer.calling}", text)
             return status.PROCESSING_FAILURE, "No way back for the report is configured"
         try:

@@ -10,8 +10,9 @@ from typing import Final, Protocol
 from edge.dicom.whole import Whole
 from edge.intake.tree import Readable
 from edge.model import Origin, Source
+from edge.phrase import N_
 
-TOO_LONG: Final = "it is longer than receive.max_object"
+TOO_LONG: Final = N_("it is longer than receive.max_object")
 
 
 class RefusedObjectError(Exception):

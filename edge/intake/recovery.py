@@ -21,6 +21,7 @@ from edge.intake.index import Index
 from edge.intake.seal import BadSealError, UnknownSealError, routable
 from edge.intake.soundness import DamagedError, describe, examine
 from edge.model import Header, Instance, Source
+from edge.phrase import N_, say
 from edge.routing import Leg, Routing
 from edge.spool import Spool, Syncer
 from edge.store import Store, StoreError, StoreFailedError
@@ -117,7 +118,9 @@ class Recovery:
         try:
             await recover(number)
         except OSError as e:
-            self._journal.note("STORAGE_ERROR", "recovery", f"object {number}: {e.strerror or e}")
+            self._journal.note(
+                "STORAGE_ERROR", "recovery", say("object {number}: {error}", number=number, error=e.strerror or e)
+            )
 
     async def _discard(self, number: int) -> None:
         await self._syncer.run(lambda: self._spool.discard(number))
@@ -146,7 +149,7 @@ class Recovery:
         except FileNotFoundError:
             return  # deleted meanwhile, so it had a row
         except (BadSealError, part10.NotPart10Error) as e:
-            self._journal.note("ODD_OBJECT", "recovery", f"{path.name} has no row and {e}")
+            self._journal.note("ODD_OBJECT", "recovery", say("{file} has no row and {error}", file=path.name, error=e))
             return
         except DamagedError as e:
             await self._quarantine(number, str(e))
@@ -155,7 +158,7 @@ class Recovery:
 
     async def _damaged(self, number: int) -> None:
         """Move a file that was found damaged, as its row says, and was not moved yet."""
-        await self._quarantine(number, "its row says that it is damaged")
+        await self._quarantine(number, N_("its row says that it is damaged"))
 
     async def _take(self, instance: Instance, legs: tuple[Leg, ...]) -> None:
         """Index a recovered object; one that came while no destination was configured is routed now."""
@@ -175,7 +178,7 @@ class Recovery:
             if lost:
                 await self._store.lose(lost)
             for number in lost:
-                self._journal.note("LOST", "storage", f"object {number}")
+                self._journal.note("LOST", "storage", say("object {number}", number=number))
 
     async def _unrouted(self) -> None:
         """Give destinations to what came while no route took it."""
@@ -192,7 +195,9 @@ class Recovery:
         try:
             return await self._syncer.run(partial(describe, self._spool.path(number)))
         except OSError as e:
-            self._journal.note("STORAGE_ERROR", "recovery", f"object {number}: {e.strerror or e}")
+            self._journal.note(
+                "STORAGE_ERROR", "recovery", say("object {number}: {error}", number=number, error=e.strerror or e)
+            )
         except (BadSealError, part10.NotPart10Error) as e:
             log.warning("an object stays without a route", object=number, why=str(e))
         return None

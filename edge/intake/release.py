@@ -9,6 +9,7 @@ from typing import Final
 from edge.config import Watch
 from edge.intake import clearing
 from edge.intake.tree import ChangedError, Entry
+from edge.phrase import say
 from edge.threads import Run
 
 DONE: Final = "done"
@@ -51,4 +52,6 @@ class Release:
             return False
 
     def _cannot(self, entry: Entry, error: OSError) -> None:
-        self.stuck = f"{entry.path} in {self._watch.title}: {error.strerror or error}"
+        self.stuck = say(
+            "{path} in {watch}: {error}", path=entry.path, watch=self._watch.title, error=error.strerror or error
+        )

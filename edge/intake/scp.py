@@ -3,6 +3,8 @@
 The answer is 0000 or a failure, never a warning: many modalities take a warning for a failure.
 """
 
+from collections.abc import Callable
+
 from edge.dicom import command as dimse
 from edge.dicom import status
 from edge.dicom.acceptor import Peer
@@ -19,8 +21,10 @@ _ASKED = {1: STAT, 2: BACKGROUND}
 class StoreService:
     """Serves C-STORE-RQ."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, received: Callable[[Peer], None] = lambda _: None) -> None:
+        """``received`` hears whose object was answered with success."""
         self._door = door
+        self._received = received
 
     async def __call__(self, association: Association, message: Message, peer: Peer, /) -> None:
         """Receive one object and answer. Raises what `Association` raises when the peer goes away."""
@@ -64,6 +68,7 @@ class StoreService:
             return status.DATASET_MISMATCH, str(e)
         except RefusedError as e:
             return status.CANNOT_UNDERSTAND, str(e)
+        self._received(peer)
         return status.SUCCESS, ""
 
 

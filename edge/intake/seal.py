@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from edge.model import Header, Instance, Kind, Source
+from edge.phrase import N_, say
 from edge.routing import Leg
 
 VERSION: Final = 1
@@ -57,17 +58,19 @@ def decode(value: bytes) -> Seal:
     """Read a seal from the value of (0002,0102). Raises `BadSealError`."""
     start = len(_MAGIC) + 4 + _SUM
     if not value.startswith(_MAGIC) or len(value) < start:
-        raise BadSealError("there is no seal")
+        raise BadSealError(N_("there is no seal"))
     length = int.from_bytes(value[len(_MAGIC) : len(_MAGIC) + 4], "big")
     body = value[start : start + length]
     if hashlib.sha256(body).digest() != value[len(_MAGIC) + 4 : start]:
-        raise BadSealError("the seal is torn")
+        raise BadSealError(N_("the seal is torn"))
     try:
         seal = msgspec.json.decode(body, type=Seal)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise UnknownSealError(f"the seal is of an unknown make: {e}") from e
+        raise UnknownSealError(say("the seal is of an unknown make: {error}", error=e)) from e
     if seal.version != VERSION:
-        raise UnknownSealError(f"the seal is of version {seal.version}, which this program does not know")
+        raise UnknownSealError(
+            say("the seal is of version {version}, which this program does not know", version=seal.version)
+        )
     return seal
 
 

@@ -17,6 +17,7 @@ from edge.findings import Journal
 from edge.intake import seal as seals
 from edge.intake.seal import BadSealError, UnknownSealError
 from edge.model import Header, Instance, Kind, Source
+from edge.phrase import say
 from edge.routing import Leg
 from edge.spool import Spool, Syncer
 from edge.store import Store
@@ -48,7 +49,7 @@ class Soundness:
         except FileNotFoundError:
             if (await self._store.states([number])).get(number) == "stored":
                 await self._store.lose([number])
-                self._journal.note("LOST", "storage", f"object {number}")
+                self._journal.note("LOST", "storage", say("object {number}", number=number))
             return None
         except UnknownSealError:
             return None
@@ -60,7 +61,7 @@ class Soundness:
     async def _set_aside(self, number: int, wrong: str) -> None:
         await self._store.quarantine(number, wrong)
         await self._spool.put_aside(number, msgspec.json.encode({"why": wrong}))
-        self._journal.note("DAMAGED_FILE", "storage", f"object {number}: {wrong}")
+        self._journal.note("DAMAGED_FILE", "storage", say("object {number}: {wrong}", number=number, wrong=wrong))
 
 
 def describe(path: Path) -> tuple[Header, Source]:
@@ -88,18 +89,23 @@ def examine(path: Path) -> tuple[Instance, tuple[Leg, ...]]:
         meta = part10.read_meta(file.read(_CHUNK))
         seal = seals.decode(meta.private)
         if path.stem != str(seal.id):
-            raise DamagedError(f"{path.name} has the seal of object {seal.id}")
+            raise DamagedError(say("{file} has the seal of object {other}", file=path.name, other=seal.id))
         size = os.fstat(file.fileno()).st_size
         if size != meta.offset + seal.length:
             raise DamagedError(
-                f"{path.name} has {size - meta.offset} bytes of dataset where its seal says {seal.length}"
+                say(
+                    "{file} has {found} bytes of dataset where its seal says {wanted}",
+                    file=path.name,
+                    found=size - meta.offset,
+                    wanted=seal.length,
+                )
             )
         file.seek(meta.offset)
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
         if digest.digest() != seal.digest:
-            raise DamagedError(f"{path.name} is not what its seal says: the digest differs")
+            raise DamagedError(say("{file} is not what its seal says: the digest differs", file=path.name))
 
         def read(offset: int, count: int) -> bytes:
             return os.pread(file.fileno(), count, meta.offset + offset)

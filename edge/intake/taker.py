@@ -20,12 +20,13 @@ from edge.intake.fate import Fate, Result, contained, unreadable
 from edge.intake.receiver import NoRoomNowError, Receiver, RefusedObjectError, TooLargeNowError
 from edge.intake.tree import MOST_NUMBER, ChangedError, Entry, OpenFile, Readable, bounded, open_file
 from edge.model import Origin, Source
+from edge.phrase import N_
 from edge.threads import Run
 
 _CHUNK: Final = 1 << 20
 _LONGEST: Final = 255
 """Characters of a word in a seal that are believed."""
-_NESTED: Final = "an archive in an archive is not opened: unpack it"
+_NESTED: Final = N_("an archive in an archive is not opened: unpack it")
 
 
 class Taker:
@@ -65,9 +66,9 @@ class Taker:
         try:
             file, found, busy = await self._run(partial(_examine, root, entry))
         except FileNotFoundError:
-            return Result(Fate.UNFINISHED, "it is gone")
+            return Result(Fate.UNFINISHED, N_("it is gone"))
         except ChangedError:
-            return Result(Fate.UNFINISHED, "it is still changing")
+            return Result(Fate.UNFINISHED, N_("it is still changing"))
         except OSError as e:
             return unreadable(e)
         try:
@@ -101,7 +102,7 @@ class Taker:
             source = await self._run(partial(self._source_of, whole, file, origin))
             new = await self._receiver.receive(whole, file, source)
         except ChangedError:
-            return Result(Fate.UNFINISHED, "it is still changing")
+            return Result(Fate.UNFINISHED, N_("it is still changing"))
         except RefusedObjectError as e:
             return Result(Fate.REFUSED, str(e))
         except NoRoomNowError as e:
@@ -122,7 +123,7 @@ class Taker:
         except seals.BadSealError:
             return own
         if seal.length != whole.length or seal.digest != digest_of(whole, file):
-            raise RefusedObjectError("it is not what its seal says: the file was damaged")
+            raise RefusedObjectError(N_("it is not what its seal says: the file was damaged"))
         sent = seal.source
         return Source(
             door=sent.door[:_LONGEST],

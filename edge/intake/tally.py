@@ -9,6 +9,7 @@ import msgspec
 
 from edge.intake.fate import Fate, Result
 from edge.intake.tree import plain
+from edge.phrase import say
 
 MOST_REASONS: Final = 1000
 """Files that are named with the reason why they were not taken."""
@@ -66,5 +67,5 @@ class Tally:
 
     def break_off(self, path: Path, error: OSError) -> None:
         """Note that ``path`` could not be read to its end."""
-        why = f"it could not be read to its end: {error.strerror or error}"
+        why = say("it could not be read to its end: {error}", error=error.strerror or error)
         self.broken.append(Refusal(plain(str(path)), why))

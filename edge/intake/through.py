@@ -10,6 +10,7 @@ from edge.intake.door import TOO_LARGE, Door, Incoming, NoRoomError, RefusedErro
 from edge.intake.receiver import TOO_LONG, NoRoomNowError, RefusedObjectError, TooLargeNowError
 from edge.intake.tree import ChangedError, Readable
 from edge.model import Origin, Source
+from edge.phrase import N_, say
 from edge.store import Fate, Store
 from edge.threads import Run
 
@@ -66,7 +67,7 @@ class DoorReceiver:
             self._journal.note("ODD_OBJECT", "files", whole.oddity)
         recorded = await incoming.recorded if incoming.recorded is not None else None
         if recorded is None:
-            raise NoRoomNowError("the spool lost the object; it is tried again")
+            raise NoRoomNowError(N_("the spool lost the object; it is tried again"))
         return recorded.fate is not Fate.DUPLICATE
 
     def _begin(self, whole: Whole, source: Source) -> Incoming:
@@ -79,7 +80,7 @@ class DoorReceiver:
             fits = incoming.part.room.extend(whole.length)
         except OSError as e:
             self._door.discard(incoming)
-            raise NoRoomNowError(f"the disk cannot be asked for its room: {e.strerror or e}") from e
+            raise NoRoomNowError(say("the disk cannot be asked for its room: {error}", error=e.strerror or e)) from e
         if not fits:
             self._door.discard(incoming)
             raise TooLargeNowError(TOO_LARGE)

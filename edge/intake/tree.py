@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import msgspec
 
 from edge.model import Origin
+from edge.phrase import N_, say
 
 MOST_DEEP: Final = 64
 """Folders inside one another."""
@@ -123,7 +124,7 @@ class OpenFile:
                 lock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 lock(self._fd, fcntl.LOCK_UN)
             except BlockingIOError:
-                return "it is locked by another program"
+                return N_("it is locked by another program")
             except OSError:  # this file system knows no such lock
                 pass
         try:
@@ -132,7 +133,7 @@ class OpenFile:
             fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except BlockingIOError:
-            return "another program has it open for writing"
+            return N_("another program has it open for writing")
         except OSError:  # not our file and no CAP_LEASE, or a file system without leases: size and time must do
             pass
         return ""
@@ -163,7 +164,7 @@ def _below(folder: int, prefix: str, depth: int, skip: str = "") -> Iterator[Ent
                     if skip and _is(folder, entry, skip):
                         continue
                     if depth == MOST_DEEP:
-                        yield Entry(path, odd=f"it lies more than {MOST_DEEP} folders deep", closed=True)
+                        yield Entry(path, odd=say("it lies more than {most} folders deep", most=MOST_DEEP), closed=True)
                         continue
                     inner = os.open(entry.name, _FOLDER, dir_fd=folder)
                     try:
@@ -175,7 +176,7 @@ def _below(folder: int, prefix: str, depth: int, skip: str = "") -> Iterator[Ent
             except FileNotFoundError:
                 continue  # it went while we looked
             except OSError as e:
-                yield Entry(path, odd=f"it cannot be looked at: {e.strerror or e}", closed=True)
+                yield Entry(path, odd=say("it cannot be looked at: {error}", error=e.strerror or e), closed=True)
 
 
 def _is(folder: int, entry: "os.DirEntry[str]", name: str) -> bool:
@@ -197,7 +198,7 @@ def entry_of(path: str, found: os.stat_result) -> Entry:
     if stat.S_ISREG(found.st_mode):
         return Entry(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     link = stat.S_ISLNK(found.st_mode)
-    return Entry(path, odd="it is a link, and links are not followed" if link else "it is no regular file")
+    return Entry(path, odd=N_("it is a link, and links are not followed") if link else N_("it is no regular file"))
 
 
 def open_file(root: Path, entry: Entry) -> OpenFile:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from edge.intake.tree import FIRST, Readable
+from edge.phrase import N_, say
 
 MOST_DIRECTORY: Final = 16 << 20
 """Bytes of an archive's directory."""
@@ -129,7 +130,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(_Stream(source))
         except _DAMAGED as e:
-            raise ArchiveError(f"the archive cannot be read: {str(e) or type(e).__name__}") from e
+            raise ArchiveError(say("the archive cannot be read: {error}", error=str(e) or type(e).__name__)) from e
         # not is_dir(), which fails for a name of no length
         self.members: list[zipfile.ZipInfo] = [i for i in self._zip.infolist() if not i.filename.endswith("/")]
         self._folder = folder
@@ -150,7 +151,7 @@ class Archive:
         """Unpack one member. Raises `ArchiveError`, OSError."""
         _openable(info)
         if info.file_size > _IN_MEMORY and not self._room(info.file_size):
-            raise NoRoomToUnpackError("there is no room to unpack it")
+            raise NoRoomToUnpackError(N_("there is no room to unpack it"))
         file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self._folder))  # noqa: SIM115 - the member's
         try:
             with self._zip.open(info) as packed:
@@ -158,7 +159,7 @@ class Archive:
                 while chunk := packed.read(FIRST):
                     file.write(chunk)
             if file.tell() != info.file_size:
-                raise ArchiveError("it cannot be unpacked: it is shorter than the archive says")
+                raise ArchiveError(N_("it cannot be unpacked: it is shorter than the archive says"))
             return Member(file, info.file_size)
         except _DAMAGED as e:
             _throw_away(file)
@@ -166,7 +167,7 @@ class Archive:
         except OSError as e:
             _throw_away(file)
             if e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoRoomToUnpackError("there is no room to unpack it") from e
+                raise NoRoomToUnpackError(N_("there is no room to unpack it")) from e
             raise
         except BaseException:
             _throw_away(file)
@@ -182,16 +183,18 @@ def _bound_directory(source: Readable) -> None:
     tail = source.read(max(0, source.size - _LONGEST_END), _LONGEST_END)
     at = tail.rfind(_END)
     if at < 0 or len(tail) - at < _END_SIZE:
-        raise UnfinishedArchiveError("the archive has no end")
+        raise UnfinishedArchiveError(N_("the archive has no end"))
     end, length = source.size - len(tail) + at, int.from_bytes(tail[at + 12 : at + 16], "little")
     if end >= _LOCATOR_SIZE and source.read(end - _LOCATOR_SIZE, len(_LOCATOR)) == _LOCATOR:
         end, length = _end_64(source, end - _LOCATOR_SIZE)
     if length > MOST_DIRECTORY:
-        raise ArchiveError(f"its directory is longer than {MOST_DIRECTORY >> 20} MiB; unpack it, or split it")
+        raise ArchiveError(
+            say("its directory is longer than {most} MiB; unpack it, or split it", most=MOST_DIRECTORY >> 20)
+        )
     if length > end:
-        raise ArchiveError("its directory is longer than the archive")
+        raise ArchiveError(N_("its directory is longer than the archive"))
     if _count(source, end - length, end) > MOST_MEMBERS:
-        raise ArchiveError(f"it has more than {MOST_MEMBERS} members; unpack it, or split it")
+        raise ArchiveError(say("it has more than {most} members; unpack it, or split it", most=MOST_MEMBERS))
 
 
 def _end_64(source: Readable, locator: int) -> tuple[int, int]:
@@ -203,7 +206,7 @@ def _end_64(source: Readable, locator: int) -> tuple[int, int]:
     record = source.read(at, _END_64_SIZE) if at >= 0 else b""
     pointed = int.from_bytes(source.read(locator + 8, 8), "little")
     if record[: len(_END_64)] != _END_64 or pointed != at:
-        raise ArchiveError("its ZIP64 end record is not where it should be")
+        raise ArchiveError(N_("its ZIP64 end record is not where it should be"))
     return at, int.from_bytes(record[40:48], "little")
 
 
@@ -219,13 +222,15 @@ def _count(source: Readable, at: int, end: int) -> int:
 
 def _openable(info: zipfile.ZipInfo) -> None:
     if info.flag_bits & _ENCRYPTED:
-        raise ArchiveError("it is protected by a password")
+        raise ArchiveError(N_("it is protected by a password"))
     if info.compress_type not in _METHODS:
-        raise ArchiveError(f"it is packed by method {info.compress_type}, and only Deflate is opened: unpack it")
+        raise ArchiveError(
+            say("it is packed by method {method}, and only Deflate is opened: unpack it", method=info.compress_type)
+        )
 
 
 def _damaged(error: Exception) -> str:
-    return f"it cannot be unpacked: {str(error) or type(error).__name__}"
+    return say("it cannot be unpacked: {error}", error=str(error) or type(error).__name__)
 
 
 def _throw_away(file: IO[bytes]) -> None:
@@ -236,8 +241,8 @@ def _throw_away(file: IO[bytes]) -> None:
 def _bound_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
     total, packed = sum(info.file_size for info in members), sum(info.compress_size for info in members)
     if total > MOST_TOTAL:
-        raise ArchiveError(f"it holds more than {MOST_TOTAL >> 30} GiB; unpack it, or split it")
+        raise ArchiveError(say("it holds more than {most} GiB; unpack it, or split it", most=MOST_TOTAL >> 30))
     if packed > size:
-        raise ArchiveError("its members overlap")
+        raise ArchiveError(N_("its members overlap"))
     if total > ALWAYS and total > MOST_RATIO * packed:
-        raise ArchiveError(f"more than {MOST_RATIO} times its size would come out of it")
+        raise ArchiveError(say("more than {most} times its size would come out of it", most=MOST_RATIO))

@@ -11,6 +11,7 @@ from typing import Final
 
 from edge.findings import Journal
 from edge.intake.soundness import Soundness
+from edge.phrase import say
 from edge.store import Store, Stored, StoreError
 
 _FIRST_LOOK: Final = 10.0
@@ -55,7 +56,9 @@ class Audit:
             try:
                 await self.check(row)
             except OSError as e:  # one that cannot be read must not keep the others from being looked at
-                self._journal.note("STORAGE_ERROR", "audit", f"object {row.id}: {e.strerror or e}")
+                self._journal.note(
+                    "STORAGE_ERROR", "audit", say("object {number}: {error}", number=row.id, error=e.strerror or e)
+                )
             await asyncio.sleep(row.length / max(_SLOWEST, self._used() / _ROUND))
         await self._store.audited(rows[-1].id if rows else 0)
         return len(rows)
@@ -66,4 +69,4 @@ class Audit:
         true = row if instance is None else Stored.of(instance)
         if true != row:
             await self._store.amend(true)
-            self._journal.note("ROW_AMENDED", "storage", f"object {row.id}")
+            self._journal.note("ROW_AMENDED", "storage", say("object {number}", number=row.id))

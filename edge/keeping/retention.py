@@ -13,6 +13,7 @@ import structlog
 
 from edge.clock import Clock
 from edge.findings import Journal
+from edge.phrase import N_
 from edge.spool import Ballast, Spool, Syncer
 from edge.store import Store, StoreError
 
@@ -72,7 +73,7 @@ class Retention:
             self._ticked += passed
             while await self._store.forget(self._keep_trail, _BATCH) == _BATCH:
                 pass
-        while await self._delete(self._keep, _BATCH, "kept as long as configured"):
+        while await self._delete(self._keep, _BATCH, N_("kept as long as configured")):
             pass
         while self._short() and await self._make_room():
             pass
@@ -82,7 +83,7 @@ class Retention:
     async def _make_room(self) -> int:
         """Delete a little: what was refused and set aside, else what was delivered; how much."""
         dropped = await self._syncer.run(lambda: self._spool.drop_refused(_AT_ONCE))
-        return dropped or await self._delete(0.0, _AT_ONCE, "room was short")
+        return dropped or await self._delete(0.0, _AT_ONCE, N_("room was short"))
 
     async def _delete(self, age: float, most: int, why: str) -> int:
         """Delete one batch of what has been settled for ``age`` seconds; how many."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from edge.clock import Clock, iso
 from edge.findings import Journal
+from edge.phrase import say
 
 _EVERY: Final = 30.0
 _KEEP_EVERY: Final = 3600.0
@@ -52,11 +53,15 @@ class Timekeeper:
         clock, journal = self._clock, self._journal
         offset = clock.now() - clock.monotonic()
         if abs(offset - self._offset) > _JUMP:
-            journal.note("CLOCK_JUMPED", "clock", f"by {offset - self._offset:+.0f} seconds, to {iso(clock.now())}.")
+            journal.note(
+                "CLOCK_JUMPED",
+                "clock",
+                say("by {seconds} seconds, to {time}.", seconds=f"{offset - self._offset:+.0f}", time=iso(clock.now())),
+            )
             self._kept_at = clock.monotonic()  # a time that leaps must hold before it is kept
         self._offset = offset
         if not clock.trusted():
-            journal.state("CLOCK_WRONG", "clock", f"It says {iso(clock.now())}.")
+            journal.state("CLOCK_WRONG", "clock", say("It says {time}.", time=iso(clock.now())))
             return
         journal.clear("CLOCK_WRONG", "clock")
         if clock.monotonic() - self._kept_at >= _KEEP_EVERY:

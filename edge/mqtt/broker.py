@@ -18,6 +18,7 @@ from edge.mqtt.problem import REFUSED, LostError, Problem, UnreachableError, ref
 from edge.mqtt.report import Will
 from edge.mqtt.session import Session
 from edge.mqtt.settings import Patience, Settings
+from edge.phrase import say
 
 log = structlog.get_logger()
 
@@ -105,7 +106,9 @@ class Broker:
             log.warning("messages came too fast and were dropped", count=session.dropped)
         if session.stopped:
             return None
-        return line.problem or Problem("LOST", f"the connection to {self._settings.where} was given up here.")
+        return line.problem or Problem(
+            "LOST", say("the connection to {where} was given up here.", where=self._settings.where)
+        )
 
     def _doubt(self, problem: Problem) -> None:
         """Take the other version next time, where this one may be why.

@@ -14,6 +14,7 @@ from edge.mqtt.problem import Problem, UnreachableError, timed_out
 from edge.mqtt.report import Greeting, Will
 from edge.mqtt.settings import Settings
 from edge.mqtt.wire import Wire
+from edge.phrase import say
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -40,7 +41,9 @@ class Line:
             self._wire = Wire(settings, version, self, clock)
             threading.Thread(target=self._wire.run, name="mqtt", daemon=True).start()
         except (OSError, RuntimeError) as e:
-            raise UnreachableError(Problem("NO_MEANS", f"no connection can be made from here: {e}.")) from e
+            raise UnreachableError(
+                Problem("NO_MEANS", say("no connection can be made from here: {error}.", error=e))
+            ) from e
 
     async def stand(self, seconds: float) -> None:
         """Wait for TCP and TLS. Raises `UnreachableError`."""

@@ -3,6 +3,7 @@
 import socket
 from typing import Final, NamedTuple
 
+from edge.phrase import N_, say
 from edge.tls import Failure, failure
 
 
@@ -37,76 +38,106 @@ class OverstepError(ConnectionError):
 VERSION_REFUSED: Final = 0x84
 REFUSED: Final = 0x80
 """Reason codes from here on say no (MQTT 5, 2.4)."""
-_AUTHORIZATION: Final = "check username, password and certificate, and what the broker allows this box"
 _REASONS: Final = {
-    VERSION_REFUSED: ("PROTOCOL", "does not speak this version of MQTT: set mqtt.protocol"),
-    0x85: ("NOT_AUTHORIZED", "does not accept our client id"),
-    0x86: ("NOT_AUTHORIZED", f"refuses our user name or password: {_AUTHORIZATION}"),
-    0x87: ("NOT_AUTHORIZED", f"says that we are not authorized: {_AUTHORIZATION}"),
-    0x88: ("BUSY", "is not available now"),
-    0x89: ("BUSY", "is busy"),
-    0x8A: ("NOT_AUTHORIZED", "has banned this box"),
-    0x8B: ("LOST", "is shutting down"),
-    0x8C: ("NOT_AUTHORIZED", "wants another way to prove who we are"),
-    0x8D: ("LOST", "has not heard of us for too long"),
-    0x8E: ("TAKEN_OVER", "gave our place to another client with the same id: is there a copy of this box?"),
-    0x95: ("PROTOCOL", "found a message of ours too long"),
-    0x97: ("BUSY", "says that our quota is used up"),
-    0x9A: ("PROTOCOL", "keeps no retained messages: allow them there"),
-    0x9B: ("PROTOCOL", "takes no messages of QoS 1: allow them there"),
-    0x9F: ("BUSY", "gets too many connections"),
+    VERSION_REFUSED: ("PROTOCOL", N_("{where} does not speak this version of MQTT: set mqtt.protocol.")),
+    0x85: ("NOT_AUTHORIZED", N_("{where} does not accept our client id.")),
+    0x86: (
+        "NOT_AUTHORIZED",
+        N_(
+            "{where} refuses our user name or password: check username, password and certificate, "
+            "and what the broker allows this box."
+        ),
+    ),
+    0x87: (
+        "NOT_AUTHORIZED",
+        N_(
+            "{where} says that we are not authorized: check username, password and certificate, "
+            "and what the broker allows this box."
+        ),
+    ),
+    0x88: ("BUSY", N_("{where} is not available now.")),
+    0x89: ("BUSY", N_("{where} is busy.")),
+    0x8A: ("NOT_AUTHORIZED", N_("{where} has banned this box.")),
+    0x8B: ("LOST", N_("{where} is shutting down.")),
+    0x8C: ("NOT_AUTHORIZED", N_("{where} wants another way to prove who we are.")),
+    0x8D: ("LOST", N_("{where} has not heard of us for too long.")),
+    0x8E: ("TAKEN_OVER", N_("{where} gave our place to another client with the same id: is there a copy of this box?")),
+    0x95: ("PROTOCOL", N_("{where} found a message of ours too long.")),
+    0x97: ("BUSY", N_("{where} says that our quota is used up.")),
+    0x9A: ("PROTOCOL", N_("{where} keeps no retained messages: allow them there.")),
+    0x9B: ("PROTOCOL", N_("{where} takes no messages of QoS 1: allow them there.")),
+    0x9F: ("BUSY", N_("{where} gets too many connections.")),
 }
 
 
 def refused(code: int, where: str) -> Problem:
     """Say what the reason ``code`` of a CONNACK or DISCONNECT means."""
-    kind, text = _REASONS.get(code, ("LOST", f"ended the connection with reason 0x{code:02X}"))
-    return Problem(kind, _sentence(f"{where} {text}"))
+    if code in _REASONS:
+        kind, text = _REASONS[code]
+        return Problem(kind, text.format(where=where))
+    return Problem("LOST", say("{where} ended the connection with reason {code}.", where=where, code=f"0x{code:02X}"))
 
 
 def diagnose(error: OSError, where: str) -> Problem:
     """Say what a failure of the network means."""
     match error:
         case OverstepError():
-            return Problem(error.code, _sentence(f"{where} {error.text}"))
+            return Problem(error.code, say("{where}: {why}", where=where, why=error.text))
         case _ if (why := failure(error)) is not None:
-            return Problem("TLS", _sentence(_about_tls(why, where)))
+            return Problem("TLS", _about_tls(why, where))
         case socket.gaierror():
-            return Problem("NO_ADDRESS", f"the name in {where} cannot be resolved: check DNS or the host.")
+            return Problem(
+                "NO_ADDRESS", say("the name in {where} cannot be resolved: check DNS or the host.", where=where)
+            )
         case ConnectionRefusedError():
-            return Problem("REFUSED_CONNECTION", f"{where} refuses connections: is the broker running?")
+            return Problem(
+                "REFUSED_CONNECTION", say("{where} refuses connections: is the broker running?", where=where)
+            )
         case TimeoutError():
             return timed_out(where)
         case ConnectionError():
             return lost(where)
         case _:
-            return Problem("NO_ROUTE", _sentence(f"{where} cannot be reached: {error.strerror or error}"))
+            return Problem(
+                "NO_ROUTE", say("{where} cannot be reached: {error}.", where=where, error=error.strerror or error)
+            )
 
 
 def lost(where: str) -> Problem:
     """Say that the connection ended without a reason."""
-    return Problem("LOST", f"{where} closed the connection.")
+    return Problem("LOST", say("{where} closed the connection.", where=where))
 
 
 def timed_out(where: str) -> Problem:
     """Say that no answer came in time."""
-    return Problem("TIMED_OUT", f"{where} does not answer in time.")
+    return Problem("TIMED_OUT", say("{where} does not answer in time.", where=where))
 
 
 def _about_tls(why: Failure, where: str) -> str:
     match why.kind:
         case "dates":
-            return f"the certificate of {where} is not valid now ({why.text}): it must be renewed there"
+            return say(
+                "the certificate of {where} is not valid now ({said}): it must be renewed there.",
+                where=where,
+                said=why.text,
+            )
         case "name":
-            return f"the certificate of {where} is for another machine ({why.text}): write its name in mqtt.url"
+            return say(
+                "the certificate of {where} is for another machine ({said}): write its name in mqtt.url.",
+                where=where,
+                said=why.text,
+            )
         case "authority":
-            return f"nobody we know signed the certificate of {where} ({why.text}): name who did with mqtt.ca_file"
+            return say(
+                "nobody we know signed the certificate of {where} ({said}): name who did with mqtt.ca_file.",
+                where=where,
+                said=why.text,
+            )
         case "peer":
-            return f"the certificate of {where} is bad: {why.text}"
+            return say("the certificate of {where} is bad: {said}.", where=where, said=why.text)
         case _:
-            hint = "does it speak TLS there, and know our certificate?"
-            return f"{where} and we cannot agree on TLS ({why.text}): {hint}"
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith("?") else f"{text}."
+            return say(
+                "{where} and we cannot agree on TLS ({said}): does it speak TLS there, and know our certificate?",
+                where=where,
+                said=why.text,
+            )

@@ -13,6 +13,7 @@ from edge.mqtt.line import Line
 from edge.mqtt.problem import REFUSED, LostError, UnreachableError, refused
 from edge.mqtt.report import Greeting
 from edge.mqtt.settings import Patience
+from edge.phrase import N_
 
 WINDOW: Final = 20
 """Messages on their way at once, at most; fewer where the broker says so."""
@@ -94,4 +95,4 @@ class Session:
             raise LostError(str(e)) from None
 
     def _why(self) -> str:
-        return self._line.problem.sentence if self._line.problem is not None else "the connection is gone"
+        return self._line.problem.sentence if self._line.problem is not None else N_("the connection is gone")

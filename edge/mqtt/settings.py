@@ -12,6 +12,7 @@ import msgspec
 
 from edge.config import Mqtt
 from edge.mqtt.problem import Problem, UnreachableError
+from edge.phrase import say
 from edge.tls import Credentials, broker_credentials
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
@@ -46,10 +47,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raw = file.read(_MOST_PASSWORD)
             return raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
         except OSError as e:
-            text = f"{self.password_file} cannot be read ({e.strerror or e}): it must be a file that edge may read"
+            text = say(
+                "mqtt.password_file: {path} cannot be read ({error}): it must be a file that edge may read.",
+                path=self.password_file,
+                error=e.strerror or e,
+            )
         except UnicodeDecodeError:
-            text = f"{self.password_file} holds no text in UTF-8: write the password and nothing else"
-        raise UnreachableError(Problem("PASSWORD_FILE", f"mqtt.password_file: {text}."))
+            text = say(
+                "mqtt.password_file: {path} holds no text in UTF-8: write the password and nothing else.",
+                path=self.password_file,
+            )
+        raise UnreachableError(Problem("PASSWORD_FILE", text))
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ import time
 from typing import Final
 
 from edge.mqtt.problem import OverstepError
+from edge.phrase import N_, say
 
 MOST_BYTES: Final = 256 * 1024
 """Of one packet after its first bytes."""
@@ -127,18 +128,18 @@ class Stream:
         self._length |= (byte & 0x7F) << (7 * self._length_bytes)
         self._length_bytes += 1
         if self._length > (MOST_BYTES if self._kind == _PUBLISH else _MOST_ANSWER):
-            raise OverstepError("TOO_LARGE", f"sent a message of more than {MOST_BYTES // 1024} KiB")
+            raise OverstepError("TOO_LARGE", say("it sent a message of more than {most} KiB.", most=MOST_BYTES // 1024))
         if not byte & 0x80:
             self._left, self._kind, self._length, self._length_bytes = self._length, 0, 0, 0
         elif self._length_bytes == _MOST_LENGTH_BYTES:
-            raise OverstepError("PROTOCOL", "sent a packet without an end")
+            raise OverstepError("PROTOCOL", N_("it sent a packet without an end."))
 
     def _begin(self, byte: int) -> None:
         self._kind = byte >> 4
         self.packets += 1
         first = self.packets == 1
         if first != (self._kind == _CONNACK) or not (first or self._kind in _EXPECTED):
-            raise OverstepError("PROTOCOL", "does not speak MQTT as it should: is it a broker?")
+            raise OverstepError("PROTOCOL", N_("it does not speak MQTT as it should: is it a broker?"))
         self.published += self._kind == _PUBLISH
         if self._kind == _PUBLISH and (byte >> 1) & 0x03 > _MOST_QOS:
-            raise OverstepError("PROTOCOL", "sent a message of a QoS that was not asked for")
+            raise OverstepError("PROTOCOL", N_("it sent a message of a QoS that was not asked for."))

@@ -27,6 +27,7 @@ from edge.mqtt.problem import Problem, UnreachableError, diagnose, lost, refused
 from edge.mqtt.report import Greeting, Report, Will
 from edge.mqtt.settings import Settings
 from edge.mqtt.stream import Stream
+from edge.phrase import say
 
 log = structlog.get_logger()
 
@@ -104,7 +105,7 @@ class Wire:
             problem = diagnose(e, self._settings.where)
         except Exception as e:  # noqa: BLE001 - there is no telling what paho raises on a malformed packet
             log.warning("the connection to the broker failed", error=type(e).__name__)
-            problem = Problem("PROTOCOL", f"{self._settings.where} sent what cannot be understood.")
+            problem = Problem("PROTOCOL", say("{where} sent what cannot be understood.", where=self._settings.where))
         finally:
             self._close()
             self._report.closed(problem)
@@ -193,7 +194,7 @@ class Wire:
         for allowance, then, after in zip(self._allowances, before, stream.counts(), strict=True):
             allowance.spend(after - then, now)
         if code == MQTTErrorCode.MQTT_ERR_PROTOCOL:
-            text = f"{self._settings.where} does not speak MQTT as it should."
+            text = say("{where} does not speak MQTT as it should.", where=self._settings.where)
             self._reason = self._reason or Problem("PROTOCOL", text)
 
     def _wait(self, stream: Stream, wanted: int, seconds: float) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from edge.fsync import sync_path
+from edge.phrase import N_
 from edge.spool.ledger import Free, Reservation
 from edge.spool.part import Part
 from edge.spool.sync import Syncer
@@ -169,7 +170,7 @@ class Spool:
                 os.close(fd)
             sync_path(self.incoming)
             if path.read_bytes() != data:
-                raise OSError(errno.EIO, "what was written reads back differently")
+                raise OSError(errno.EIO, N_("what was written reads back differently"))
         finally:
             path.unlink(missing_ok=True)
 

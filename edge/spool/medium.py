@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from edge.phrase import say
+
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 _NO_JOURNAL: Final = frozenset({"vfat", "msdos", "exfat", "ext2"})
 _FAR: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
@@ -19,13 +21,27 @@ def doubts(path: Path, mounts: Path = Path("/proc/self/mounts"), sysfs: Path = P
     device, kind, options = _mount(path, table)
     found = []
     if kind in _IN_MEMORY:
-        found.append(f"{path} is in memory ({kind}): it is empty after a power cut")
+        found.append(say("{path} is in memory ({kind}): it is empty after a power cut", path=path, kind=kind))
     if kind in _NO_JOURNAL or (kind == "ext4" and not _journalled(device, sysfs)):
-        found.append(f"{path} is on {kind} without a journal: a power cut may damage the file system itself")
+        found.append(
+            say(
+                "{path} is on {kind} without a journal: a power cut may damage the file system itself",
+                path=path,
+                kind=kind,
+            )
+        )
     if kind in _FAR:
-        found.append(f"{path} is on another machine ({kind}): what is synced is as safe as it is there")
+        found.append(
+            say("{path} is on another machine ({kind}): what is synced is as safe as it is there", path=path, kind=kind)
+        )
     if options & _NO_FLUSH:
-        found.append(f"{path} is mounted with {', '.join(sorted(options & _NO_FLUSH))}: the disk is not told to flush")
+        found.append(
+            say(
+                "{path} is mounted with {options}: the disk is not told to flush",
+                path=path,
+                options=", ".join(sorted(options & _NO_FLUSH)),
+            )
+        )
     return found
 
 

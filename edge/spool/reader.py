@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
+from edge.phrase import say
 from edge.spool.sync import Syncer
 
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", None)
@@ -78,7 +79,7 @@ class Reader:
             if self._hashing is not None:
                 await self._hashing
             if self._hash.digest() != self._digest:
-                raise ChangedError(f"{self._path.name} is not what was received: its digest differs")
+                raise ChangedError(say("{file} is not what was received: its digest differs", file=self._path.name))
 
     def _cached(self, count: int) -> bytearray:
         buffer = bytearray(count)
@@ -100,7 +101,7 @@ class Reader:
             except OSError as e:  # named, so that nobody takes it for a failure of the network
                 raise OSError(e.errno, e.strerror, str(self._path)) from e
             if not data:
-                raise EOFError(f"{self._path.name} is shorter than its seal says")
+                raise EOFError(say("{file} is shorter than its seal says", file=self._path.name))
             parts.append(data)
             count -= len(data)
             at += len(data)

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from edge.phrase import say
+
 _IN_MEMORY: Final = 4 << 20
 """Bytes of what lies in memory at the most."""
 
@@ -31,7 +33,7 @@ class Scratch:
             return os.memfd_create("edge-scratch", os.MFD_CLOEXEC)
         at = os.statvfs(self._folder)
         if at.f_bavail * at.f_frsize < self._keep + most:
-            raise NoRoomError(f"it needs {most >> 20} MiB of the disk for a moment, which are not free")
+            raise NoRoomError(say("it needs {most} MiB of the disk for a moment, which are not free", most=most >> 20))
         try:
             return os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as e:

@@ -10,6 +10,7 @@ from typing import Final
 
 from edge.clock import Clock
 from edge.findings import Journal
+from edge.phrase import say, say_n
 from edge.tls import Credentials, date
 
 AHEAD: Final = 30 * 86_400.0
@@ -73,12 +74,25 @@ class CertificateWatch:
             if (valid := one.validity) is not None:
                 whose = f"{one.where}: {valid.name}"
                 if now > valid.ends:
-                    code, detail = "CERTIFICATE_EXPIRED", f"{whose} ended on {date(valid.ends)}."
+                    code, detail = (
+                        "CERTIFICATE_EXPIRED",
+                        say("{whose} ended on {day}.", whose=whose, day=date(valid.ends)),
+                    )
                 elif now < valid.begins:
-                    code, detail = "CERTIFICATE_EXPIRED", f"{whose} begins on {date(valid.begins)} only."
+                    code, detail = (
+                        "CERTIFICATE_EXPIRED",
+                        say("{whose} begins on {day} only.", whose=whose, day=date(valid.begins)),
+                    )
                 elif valid.ends - now < AHEAD:
                     days = int((valid.ends - now) // 86_400)
-                    code, detail = "CERTIFICATE_EXPIRES", f"{whose} ends on {date(valid.ends)}, in {days} days."
+                    code = "CERTIFICATE_EXPIRES"
+                    detail = say_n(
+                        "{whose} ends on {day}, in 1 day.",
+                        "{whose} ends on {day}, in {n} days.",
+                        days,
+                        whose=whose,
+                        day=date(valid.ends),
+                    )
             for other in _CODES:
                 if other == code:
                     self._journal.state(code, one.where, detail)

@@ -6,7 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from edge import __version__
-from edge.board import Board, DestinationGauge
+from edge.board import Board, DestinationGauge, ModalityGauge
 from edge.clock import Clock, iso
 from edge.config import Config
 from edge.findings import CODES, Finding, Journal
@@ -18,6 +18,8 @@ from edge.snapshot import (
     FindingStatus,
     ImportStatus,
     Intake,
+    Light,
+    ModalityStatus,
     Problem,
     Queue,
     Snapshot,
@@ -25,14 +27,13 @@ from edge.snapshot import (
     WatchStatus,
 )
 from edge.states import WAITING, DeliveryState
+from edge.status.lamp import SHOWN_AFTER
 from edge.status.lights import Facts, light
 from edge.status.pace import Bounds, bounds_of, drain
 from edge.store import Reading, Tally
 
 _NONE: Final = Tally()
 _GOING: Final = (DeliveryState.QUEUED, DeliveryState.SENDING)
-_SHOWN_AFTER: Final = 120.0
-"""Seconds that an import is shown after its end."""
 
 
 class Collector:
@@ -48,7 +49,11 @@ class Collector:
         clock: Clock,
         free: Callable[[], int],
         reserve: int,
+        *,
+        light: Callable[[], Light],
+        autonomy: Callable[[], int | None],
     ) -> None:
+        """``light`` gives the one that every face shows, ``autonomy`` the seconds for which the room lasts."""
         self._config = config
         self._device = Device(id=device_id, name=config.device.name, site=config.device.site, version=__version__)
         self._reading = reading
@@ -57,7 +62,8 @@ class Collector:
         self._clock = clock
         self._free = free
         self._reserve = reserve
-        self._began = clock.monotonic()
+        self._light = light
+        self._autonomy = autonomy
 
     async def snapshot(self) -> Snapshot:
         """Take the whole status now. Raises `StoreError`."""
@@ -80,32 +86,20 @@ class Collector:
             refused=board.refused,
             last_at=None if board.last_at is None else iso(board.last_at),
         )
-        free = self._free()
-        imports = self._imports()
-        moving = board.associations > 0 or any(d.sending for d in destinations)
         return Snapshot(
             taken_at=iso(clock.now()),
             device=self._device,
-            light=light(
-                Facts(
-                    starting=board.intake_closed_because == "starting",
-                    intake=intake,
-                    destinations=destinations,
-                    findings=findings,
-                    moving=moving,
-                    imports=imports,
-                    identify=clock.monotonic() < board.identify_until,
-                )
-            ),
+            light=self._light(),
             intake=intake,
             queue=self._owed(await queue_status(self._reading, tallies, clock), unindexed),
             destinations=destinations,
-            storage=Storage(free_bytes=free, reserve_bytes=self._reserve, autonomy_seconds=self._autonomy(free)),
+            storage=Storage(free_bytes=self._free(), reserve_bytes=self._reserve, autonomy_seconds=self._autonomy()),
             watches=[
                 WatchStatus(name=name, taken=w.taken, waiting=w.waiting, left=w.left)
                 for name, w in board.watches.items()
             ],
-            imports=imports,
+            imports=self._imports(),
+            modalities=[modality_status(one) for one in (*board.modalities.values(), *board.strangers.values())],
             clock=ClockStatus(trusted=clock.trusted()),
             findings=findings,
         )
@@ -125,7 +119,7 @@ class Collector:
     def _imports(self) -> list[ImportStatus]:
         """Imports that go on, and those that ended a moment ago: somebody waits to pull the medium out."""
         now, shown = self._clock.monotonic(), self._board.imports
-        for key in [key for key, i in shown.items() if i.over_at is not None and now - i.over_at > _SHOWN_AFTER]:
+        for key in [key for key, i in shown.items() if i.over_at is not None and now - i.over_at > SHOWN_AFTER]:
             del shown[key]
         return [
             ImportStatus(
@@ -151,13 +145,6 @@ class Collector:
             oldest_seconds=queue.oldest_seconds,
         )
 
-    def _autonomy(self, free: int) -> int | None:
-        """How long the room lasts at the rate since the start, for boxes that have run a while."""
-        ran = self._clock.monotonic() - self._began
-        if not self._board.bytes or ran <= 0:
-            return None
-        return int(max(0, free - self._reserve) / (self._board.bytes / ran))
-
 
 async def stopped(config: Config, reading: Reading, clock: Clock, free: int, reserve: int) -> Snapshot:
     """Tell what the store of an appliance that does not run says."""
@@ -176,11 +163,10 @@ async def stopped(config: Config, reading: Reading, clock: Clock, free: int, res
         advice=code.advice,
     )
     intake = Intake(open=False, associations=0, instances=0, bytes=0, refused=0, last_at=None)
-    facts = Facts(starting=False, intake=intake, destinations=destinations, findings=[finding], moving=False)
     return Snapshot(
         taken_at=iso(clock.now()),
         device=Device(id="", name=config.device.name, site=config.device.site, version=__version__),
-        light=light(facts),
+        light=light(Facts(closed=True)),
         intake=intake,
         queue=await queue_status(reading, tallies, clock),
         destinations=destinations,
@@ -233,8 +219,22 @@ def destination_status(
         rate_limit_bytes_per_second=bounds.rate,
         hours=None if bounds.hours is None else told(bounds.hours),
         hours_open=not bounds.shut,
+        paused=gauge is not None and gauge.paused,
         last_success_at=None if last is None else iso(last),
         problem=problem,
+    )
+
+
+def modality_status(gauge: ModalityGauge) -> ModalityStatus:
+    """Show a sender."""
+    return ModalityStatus(
+        name=gauge.name,
+        ae_title=gauge.ae_title,
+        address=gauge.address,
+        last_heard_at=None if gauge.heard_at is None else iso(gauge.heard_at),
+        last_object_at=None if gauge.object_at is None else iso(gauge.object_at),
+        refused=gauge.refused,
+        refused_because=gauge.refused_because,
     )
 
 

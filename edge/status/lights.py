@@ -1,96 +1,113 @@
-"""The table from snapshot to light: colour, pattern, code and sentence, never colour alone. Worst wins.
+"""The table from what is so to the light: colour, pattern, code and sentence, never colour alone. Worst wins.
 
+A worse light shows at once, a better one only after its cause has been gone for a while, so that nothing flickers.
 Not a medical alarm system. Patterns follow the habits of IEC 60073.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
-from edge.snapshot import Destination, FindingStatus, ImportStatus, Intake, Light
+from edge.clock import Clock
+from edge.snapshot import Light
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the light looks at."""
 
-    starting: bool
-    intake: Intake
-    destinations: Sequence[Destination]
-    findings: Sequence[FindingStatus]
-    moving: bool
-    imports: Sequence[ImportStatus] = ()
     identify: bool = False
+    """Somebody wants to find this box."""
+    starting: bool = False
+    closed: bool = False
+    """No images are taken, other than at a start."""
+    fault: bool = False
+    """A finding of severity error is open."""
+    medium_in: bool = False
+    """A medium is being read."""
+    medium_out: bool = False
+    """A medium was read a moment ago."""
+    attention: bool = False
+    """A finding of severity warning is open, other than that a destination is down."""
+    down: bool = False
+    """A destination cannot be reached."""
+    moving: bool = False
+    """Something comes in or goes out."""
 
 
-def _has(facts: Facts, severity: str) -> bool:
-    return any(f.severity == severity for f in facts.findings)
+class Row(msgspec.Struct, frozen=True):
+    """One line of the table."""
+
+    fact: str
+    """The field of `Facts` that must be true; empty: it always holds."""
+    light: Light
+    lingers: float
+    """Seconds for which it is shown after its cause is gone."""
 
 
-def _warned(facts: Facts) -> bool:
-    return any(f.severity == "warning" and f.code != "DESTINATION_DOWN" for f in facts.findings)
+_LINGERS: Final = 5.0
+_BUSY: Final = 2.0
+"""Seconds for which ready and transferring are shown at the least."""
 
 
-def _down(facts: Facts) -> bool:
-    return any(d.state == "down" for d in facts.destinations)
+def _row(fact: str, code: str, color: str, pattern: str, text: str, lingers: float = 0.0) -> Row:
+    return Row(fact, Light(code=code, color=color, pattern=pattern, text=text), lingers)
 
 
-_TABLE: Final[tuple[tuple[Callable[[Facts], bool], Light], ...]] = (
-    (
-        lambda f: f.identify,
-        Light(
-            code="I1", color="white and blue", pattern="alternating", text="This one: somebody wants to find this box."
-        ),
+TABLE: Final = (
+    _row("identify", "I1", "white and blue", "alternating", "This one: somebody wants to find this box."),
+    _row("starting", "W1", "white", "slow pulse", "Starting. Do not unplug."),
+    _row("closed", "R2", "red", "2 Hz", "Not accepting images: keep them on the modality and call IT now.", _LINGERS),
+    _row("fault", "R1", "red", "steady", "Fault, still accepting images: call IT.", _LINGERS),
+    _row("medium_in", "B2", "blue", "1 Hz", "Reading a medium: leave it in."),
+    _row("medium_out", "B3", "blue", "steady", "The medium was read: it is safe to remove."),
+    _row("attention", "Y2", "yellow", "0.5 Hz", "Attention soon: see the findings.", _LINGERS),
+    _row(
+        "down",
+        "Y1",
+        "yellow",
+        "steady",
+        "A destination is unreachable; images are stored safely. Go on scanning.",
+        _LINGERS,
     ),
-    (
-        lambda f: f.starting,
-        Light(code="W1", color="white", pattern="slow pulse", text="Starting. Do not unplug."),
-    ),
-    (
-        lambda f: not f.intake.open,
-        Light(
-            code="R2",
-            color="red",
-            pattern="2 Hz",
-            text="Not accepting images: keep them on the modality and call IT now.",
-        ),
-    ),
-    (
-        lambda f: _has(f, "error"),
-        Light(code="R1", color="red", pattern="steady", text="Fault, still accepting images: call IT."),
-    ),
-    (
-        lambda f: any(i.media and not i.over for i in f.imports),
-        Light(code="B2", color="blue", pattern="1 Hz", text="Reading a medium: leave it in."),
-    ),
-    (
-        lambda f: any(i.media for i in f.imports),
-        Light(code="B3", color="blue", pattern="steady", text="The medium was read: it is safe to remove."),
-    ),
-    (
-        _warned,
-        Light(code="Y2", color="yellow", pattern="0.5 Hz", text="Attention soon: see the findings."),
-    ),
-    (
-        _down,
-        Light(
-            code="Y1",
-            color="yellow",
-            pattern="steady",
-            text="A destination is unreachable; images are stored safely. Go on scanning.",
-        ),
-    ),
-    (
-        lambda f: f.moving,
-        Light(code="G2", color="green", pattern="brief dips", text="Ready; transferring."),
-    ),
-    (
-        lambda _: True,
-        Light(code="G1", color="green", pattern="steady", text="Ready; everything delivered or on its way."),
-    ),
+    _row("moving", "G2", "green", "brief dips", "Ready; transferring.", _BUSY),
+    _row("", "G1", "green", "steady", "Ready; everything delivered or on its way."),
 )
+"""The worst first."""
+
+LIGHTS: Final = {row.light.code: row.light for row in TABLE}
+"""By code."""
 
 
 def light(facts: Facts) -> Light:
-    """Choose the light: the first row of the table that holds."""
-    return next(shown for holds, shown in _TABLE if holds(facts))
+    """Choose the light of this moment alone: the first row of the table that holds."""
+    return next(row.light for row in TABLE if _holds(row, facts))
+
+
+class Steady:
+    """Chooses the light so that it does not flicker: a row holds on for as long as it lingers."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._held: dict[str, float] = {}
+        self._shown: Light | None = None
+        self._since = 0.0
+
+    def choose(self, facts: Facts) -> Light:
+        """Return what is to be shown now; to be asked at least once a second."""
+        now = self._clock.monotonic()
+        self._held |= {row.light.code: now for row in TABLE if _holds(row, facts)}
+        chosen = next(row.light for row in TABLE if _holds(row, facts) or self._lingers(row, now))
+        begins = self._shown is not None and (self._shown.code, chosen.code) == ("G1", "G2")
+        if self._shown is not None and begins and now - self._since < _BUSY:
+            chosen = self._shown
+        if chosen != self._shown:
+            self._shown, self._since = chosen, now
+        return chosen
+
+    def _lingers(self, row: Row, now: float) -> bool:
+        at = self._held.get(row.light.code)
+        return at is not None and now - at < row.lingers
+
+
+def _holds(row: Row, facts: Facts) -> bool:
+    return not row.fact or bool(getattr(facts, row.fact))

@@ -9,6 +9,7 @@ from typing import Final
 
 from edge.config import Config
 from edge.findings import Journal
+from edge.phrase import say, say_n
 from edge.states import WAITING, DeliveryState
 from edge.store import Reading, StoreError, Tally
 
@@ -49,7 +50,11 @@ class Observer:
                 self._set(
                     "DESTINATION_REMOVED",
                     name,
-                    f"{left} objects still wait for {name}, which the configuration does not name any more."
+                    say(
+                        "{left} objects still wait for {name}, which the configuration does not name any more.",
+                        left=left,
+                        name=name,
+                    )
                     * bool(left),
                 )
 
@@ -64,15 +69,21 @@ class Observer:
         """What no route takes; where there is no destination at all, that is said already."""
         count = await self._reading.unrouted() if self._names else 0
         if count:
-            objects = "1 object matches" if count == 1 else f"{count} objects match"
-            self._journal.state("UNROUTED", "config.route", f"{objects} no route: stored here, and going nowhere.")
+            text = say_n(
+                "1 object matches no route: stored here, and going nowhere.",
+                "{n} objects match no route: stored here, and going nowhere.",
+                count,
+            )
+            self._journal.state("UNROUTED", "config.route", text)
         else:
             self._journal.clear("UNROUTED", "config.route")
 
     async def _held(self, name: str, count: int) -> None:
         why = await self._reading.last_held(name) if count else ""
-        objects = "1 object is" if count == 1 else f"{count} objects are"
-        self._set("DELIVERIES_HELD", name, f"{objects} held for {name}: {why}" * bool(count))
+        text = say_n(
+            "1 object is held for {name}: {why}", "{n} objects are held for {name}: {why}", count, name=name, why=why
+        )
+        self._set("DELIVERIES_HELD", name, text * bool(count))
 
     def _set(self, code: str, name: str, detail: str) -> None:
         """Open the finding with ``detail``, or close it where there is none."""

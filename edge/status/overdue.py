@@ -6,6 +6,7 @@ from typing import Final
 
 from edge.config import Config
 from edge.findings import Journal
+from edge.phrase import say, say_n
 from edge.store import Reading, StoreError
 
 _EVERY: Final = 60.0
@@ -39,13 +40,17 @@ class ProofWatch:
             if age is None or (age < _LATE and name in self._asked):
                 self._journal.clear("PROOF_OVERDUE", component)
             elif name in self._asked:
-                days = int(age // _LATE)
-                ago = "a day" if days == 1 else f"{days} days"
-                text = f"{name} accepted images more than {ago} ago and has not proven them yet."
+                text = say_n(
+                    "{name} accepted images more than a day ago and has not proven them yet.",
+                    "{name} accepted images more than {n} days ago and has not proven them yet.",
+                    int(age // _LATE),
+                    name=name,
+                )
                 self._journal.state("PROOF_OVERDUE", component, text)
             else:
-                text = (
-                    f"{name} owes proof of images, and the configuration does not ask it for any: "
-                    "set its verify again, or give them up with edge cancel."
+                text = say(
+                    "{name} owes proof of images, and the configuration does not ask it for any: set its "
+                    "verify again, or give them up with edge cancel.",
+                    name=name,
                 )
                 self._journal.state("PROOF_OVERDUE", component, text)

@@ -32,11 +32,14 @@ def bounds_of(config: Config, name: str) -> Bounds:
 
 
 def drain(waiting: int, rate: float, bounds: Bounds, *, up: bool) -> int | None:
-    """Seconds until ``waiting`` bytes are gone; where nothing goes at this moment, as fast as the limit allows."""
+    """Seconds until ``waiting`` bytes are gone; where nothing goes at this moment, as fast as the limit allows.
+
+    None where nobody can tell: what went a moment ago says nothing of a destination that is not ``up``.
+    """
     speed = min(rate, bounds.rate or rate)
-    if speed < 1 and up and bounds.rate is not None:
+    if speed < 1 and bounds.rate is not None:
         speed = bounds.rate
-    if not waiting or speed < 1:
+    if not up or not waiting or speed < 1:
         return None
     work = waiting / speed
     return int(work if bounds.hours is None or not bounds.waits else _within(bounds.hours, bounds, work))

@@ -18,6 +18,7 @@ import structlog
 from edge.clock import Clock
 from edge.fsync import sync_path
 from edge.model import PRIORITIES, STAT
+from edge.phrase import N_, say
 from edge.store import deliver, events, repair, schema
 from edge.store.committer import Committer, Work
 from edge.store.connection import (
@@ -29,6 +30,7 @@ from edge.store.connection import (
     explain,
     open_writer,
 )
+from edge.store.counting import Counted
 from edge.store.deciding import Deciding
 from edge.store.deliver import Settlement
 from edge.store.proofs import Calm
@@ -77,6 +79,7 @@ class Opened:
         self._new_epoch = new_epoch
         self._most_events = most_events
         self._calm, self._deciding, self._ticked = Calm(), Deciding(), clock.monotonic()
+        self._counted, self.on_record = Counted(), lambda: True
         self._copy: Path | None = None
         """A copy in memory that stands in while the disk can only be read."""
         self._outcomes: list[Settlement] = []
@@ -127,7 +130,9 @@ class Opened:
                 await connection.close()
                 raise
         except OSError as e:
-            raise StoreError(f"The database in {storage / 'db'} cannot be opened: {e.strerror or e}.") from e
+            raise StoreError(
+                say("The database in {path} cannot be opened: {error}.", path=storage / "db", error=e.strerror or e)
+            ) from e
         store = cls(storage, connection, reading, clock, session, path, relieve, new_epoch, most_events)
         store.mended, store.epoch = mended, epoch
         reading.on_failure(store._committer.fail)
@@ -184,7 +189,7 @@ class Opened:
         outcomes, copied = list(self._outcomes), storage == self._copy
         connection, epoch = await _open(storage, begin)
         del self._outcomes[: len(outcomes)]
-        self._committer.fail(StoreFailedError("The database is being opened anew."))
+        self._committer.fail(StoreFailedError(N_("The database is being opened anew.")))
         await self._close_connections()
         self._connection = connection
         await self.reading.reopen(storage)
@@ -211,7 +216,7 @@ class Opened:
     async def _commit(self, work: Work[T]) -> T:
         """Commit what must last. Raises `StoreError`, also while there is only a copy in memory."""
         if self._copy is not None:
-            raise StoreError("The database can only be read at this moment.")
+            raise StoreError(N_("The database can only be read at this moment."))
         return await self._committer.commit(work)
 
     async def _close_connections(self) -> None:
@@ -232,7 +237,7 @@ class Opened:
                 self._committer.fail(error)
             raise error from e
         if found:
-            error = StoreDamagedError(f"The database is damaged: {found[0]}.")
+            error = StoreDamagedError(say("The database is damaged: {said}.", said=found[0]))
             self._committer.fail(error)
             raise error
 

@@ -24,6 +24,9 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     uid: str = ""
     """SOP Instance UID, Series Instance UID, Study Instance UID, accession number, or the id of an instance."""
     delivery: int | None = None
+    study: int | None = None
+    """`StudyView.id`: unlike a UID, it is nobody else's choice."""
+    state: DeliveryState | None = None
 
 
 INSTANCES: Final = """WITH named (id) AS MATERIALIZED (
@@ -195,6 +198,12 @@ def condition(choice: Choice) -> tuple[str, tuple[object, ...]]:
     if choice.delivery is not None:
         parts.append("id = ?")
         values.append(choice.delivery)
+    if choice.study is not None:
+        parts.append("instance IN (SELECT id FROM instance WHERE study = ?)")
+        values.append(choice.study)
+    if choice.state is not None:
+        parts.append("state = ?")
+        values.append(choice.state)
     if choice.uid:
         parts.append(f"instance IN ({INSTANCES})")
         values += [choice.uid] * INSTANCES.count("?")

@@ -4,15 +4,17 @@ What they do is in rooms of its own; every change is committed before its verb r
 """
 
 import asyncio
+import math
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from edge.clock import Clock
 from edge.safety import StudyView
 from edge.store import deciding, promises, proofs, requests, retain, studies, verdicts
 from edge.store.committer import Work
+from edge.store.counting import Counted
 from edge.store.deciding import Basis, Rule
 from edge.store.promises import Answer, CommitmentRequest
 from edge.store.proofs import Batch, Provable, Verdict
@@ -28,9 +30,12 @@ class Proving(ABC):
 
     reading: Reading
     events_arrived: asyncio.Event
+    on_record: Callable[[], bool]
+    """Whether every file that lies here is on record: until it is, no study is taken for complete."""
     _clock: Clock
     _calm: proofs.Calm
     _deciding: deciding.Deciding
+    _counted: Counted
     _ticked: float
     """Monotonic time at which the uptime on record was right."""
 
@@ -180,10 +185,21 @@ class Proving(ABC):
 
     async def studies(self, which: StudyFilter, most: int = 50, *, quiet: float = QUIET) -> list[StudyView]:
         """Return studies, the one that something came for last first, at most `studies.MOST`."""
-        lag = self._lag()
-        return await self.reading.run(lambda raw: studies.page(raw, which, quiet, retain.uptime(raw) + lag, most))
+        # an image that was answered just before the power went may not be among them yet
+        lag, quiet = self._lag(), quiet if self.on_record() else math.inf
+
+        def work(raw: sqlite3.Connection) -> list[StudyView]:
+            raw.execute("BEGIN")  # one view of the database for all that is remembered and read
+            try:
+                self._counted.learn(raw)
+                return studies.page(raw, which, quiet, retain.uptime(raw) + lag, most, self._counted.count)
+            finally:
+                if raw.in_transaction:
+                    raw.execute("ROLLBACK")
+
+        return await self.reading.run(work)
 
     async def study(self, uid: str, *, quiet: float = QUIET) -> StudyView | None:
         """Return the study of this Study Instance UID."""
-        lag = self._lag()
+        lag, quiet = self._lag(), quiet if self.on_record() else math.inf
         return await self.reading.run(lambda raw: studies.one(raw, uid, quiet, retain.uptime(raw) + lag))

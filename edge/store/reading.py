@@ -99,10 +99,12 @@ class InstanceRow(msgspec.Struct, frozen=True, kw_only=True):
 _DELIVERIES: Final = """SELECT d.id, d.instance, d.destination, d.state, i.sop_instance_uid, coalesce(s.uid, ''),
     i.modality, d.bytes, d.priority, d.attempts, d.code, d.detail, d.changed_at
     FROM delivery d JOIN instance i ON i.id = d.instance JOIN study s ON s.id = i.study"""
-_INSTANCES: Final = f"""SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
+_RECEIPT: Final = """SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
     coalesce(s.uid, ''), i.series_uid,
     s.accession, i.modality, i.digest, i.length, i.state, i.received_at, i.calling, i.address
-    FROM instance i JOIN study s ON s.id = i.study WHERE i.id IN ({INSTANCES}) ORDER BY i.id LIMIT {_MOST_ROWS}"""
+    FROM instance i JOIN study s ON s.id = i.study"""
+_INSTANCES: Final = f"{_RECEIPT} WHERE i.id IN ({INSTANCES}) ORDER BY i.id LIMIT {_MOST_ROWS}"
+_OF_STUDY: Final = f"{_RECEIPT} WHERE i.study = ? AND i.id > ? ORDER BY i.id LIMIT ?"
 
 
 class Reading:
@@ -243,6 +245,15 @@ class Reading:
 
         def work(raw: sqlite3.Connection) -> list[InstanceRow]:
             found = raw.execute(_INSTANCES, (uid,) * INSTANCES.count("?")).fetchall()
+            return [_instance_row(raw, row) for row in found]
+
+        return await self.run(work)
+
+    async def trace_study(self, study: int, after: int, most: int) -> list[InstanceRow]:
+        """Return the next ``most`` instances of a study (`StudyView.id`) above id ``after``, as `trace` does."""
+
+        def work(raw: sqlite3.Connection) -> list[InstanceRow]:
+            found = raw.execute(_OF_STUDY, (study, after, most)).fetchall()
             return [_instance_row(raw, row) for row in found]
 
         return await self.run(work)

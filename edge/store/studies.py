@@ -5,30 +5,34 @@ instance made needless is none.
 """
 
 import sqlite3
-from collections.abc import Iterable
-from typing import Final
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from edge.safety import DestinationView, StudyView
-from edge.states import DeliveryState
-from edge.store import retain
+from edge.safety import StudyView
+from edge.store import counting, retain
+from edge.store.counting import Count, Counts
 from edge.store.reading import Reading
-from edge.store.turns import OTHER_RENDERING
 
 QUIET: Final = 300.0
 """Seconds without a new image after which a study is taken for complete."""
 MOST: Final = 200
 """Studies on one page, at most."""
-_REQUESTS: Final = 20
-"""Commitment requests looked through for one that names the whole study, the latest first."""
+_NEWEST: Final = 1_000
+"""Studies, the last that something came for, among which those of a time are looked for."""
 
 
 class StudyFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which studies are meant: those to which every given part applies."""
 
+    ids: tuple[int, ...] = ()
+    """`StudyView.id`, one of these."""
     uid: str = ""
     """Study Instance UID."""
+    words: str = ""
+    """Each somewhere in the name, whatever its accents and capitals, or how the id or the accession begins."""
     patient_name: str = ""
     """Words, each somewhere in the name; capitals are the same as small letters from A to Z."""
     patient_id: str = ""
@@ -40,51 +44,35 @@ class StudyFilter(msgspec.Struct, frozen=True, kw_only=True):
     first_date: str = ""
     """YYYYMMDD, the first and the last Study Date (0008,0020) that is meant."""
     last_date: str = ""
+    since: float | None = None
+    """Wall time from which on something came for it; asked of the `_NEWEST` only."""
     before: int | None = None
     """Where the last page ended: ``latest`` of its last study."""
 
 
-_REPLACED: Final = """i.state IN ('lost', 'quarantined') AND EXISTS (SELECT 1 FROM instance o
-    WHERE o.sop_instance_uid = i.sop_instance_uid AND o.digest = i.digest
-    AND o.transfer_syntax_uid = i.transfer_syntax_uid AND o.state IN ('stored', 'expired'))"""
-"""A row of what came again."""
-_ELSEWHERE: Final = f"""d.state IN ('held', 'cancelled', 'declined') AND (d.code = '{OTHER_RENDERING}'
-    OR EXISTS (SELECT 1 FROM instance o JOIN delivery e ON e.instance = o.id AND e.destination = d.destination
-        WHERE o.sop_instance_uid = i.sop_instance_uid AND o.transfer_syntax_uid <> i.transfer_syntax_uid
-        AND (e.state = 'verified' OR e.state = 'accepted' AND e.needs_proof = 0)))"""
-"""A delivery that another rendering made needless."""
-_SAFE: Final = "d.state = 'verified' OR d.state = 'accepted' AND d.needs_proof = 0"
-
+_LAST: Final = (1 << 63) - 1
 _PAGE: Final = """SELECT s.id, s.latest, coalesce(s.uid, ''), s.patient_id, s.patient_name, s.accession, s.date,
     s.description, max(s.came, coalesce(s.arrived, 0)), s.gap FROM study s"""
-_INSTANCES: Final = f"""SELECT count(DISTINCT i.sop_instance_uid), count(*) FILTER (WHERE i.unrouted = 1),
-    min(i.received_at), max(i.received_at), min(i.clock_trusted), group_concat(DISTINCT i.modality)
-    FROM instance i WHERE i.study = ? AND NOT ({_REPLACED})"""
-_GONE: Final = f"""SELECT i.state, count(*) FROM instance i WHERE i.study = ? AND i.state IN ('lost', 'quarantined')
-    AND NOT ({_REPLACED}) AND (
-        NOT EXISTS (SELECT 1 FROM delivery d WHERE d.instance = i.id)
-        OR EXISTS (SELECT 1 FROM delivery d WHERE d.instance = i.id AND NOT ({_SAFE}) AND NOT ({_ELSEWHERE}))
-    ) GROUP BY i.state"""
-_DELIVERIES: Final = f"""SELECT d.destination, d.state, d.needs_proof, count(*) FROM instance i
-    JOIN delivery d ON d.instance = i.id WHERE i.study = ? AND NOT ({_REPLACED}) AND NOT ({_ELSEWHERE})
-    GROUP BY d.destination, d.state, d.needs_proof ORDER BY d.destination"""
-# a request that names the whole study names its latest image
-_REQUEST: Final = """SELECT DISTINCT n.promise FROM promised n JOIN promise p ON p.id = n.promise
-    WHERE n.sop_instance_uid = (SELECT sop_instance_uid FROM instance WHERE id = ?) AND p.state <> 'waiting'
-    ORDER BY n.promise DESC LIMIT ?"""
-_ALL_GOOD: Final = """SELECT NOT EXISTS (SELECT 1 FROM promised WHERE promise = ?1 AND reason IS NOT 0)
-    AND NOT EXISTS (SELECT 1 FROM instance i WHERE i.study = ?2 AND NOT EXISTS (
-        SELECT 1 FROM promised WHERE sop_instance_uid = i.sop_instance_uid AND promise = ?1))"""
+_WORD: Final = """(folded(s.patient_name) LIKE ? ESCAPE '\\' OR s.patient_id LIKE ? ESCAPE '\\'
+    OR s.accession LIKE ? ESCAPE '\\')"""
+# by the clock of the wall, which may have jumped: ids do not tell, so a look has a bound
+_SINCE: Final = """s.id IN (SELECT id FROM study WHERE latest < ? ORDER BY latest DESC LIMIT ?)
+    AND (SELECT received_at FROM instance WHERE id = s.latest) >= ?"""
 
 _ARRIVED: Final = """UPDATE study SET gap = max(gap, (SELECT seconds FROM uptime) + ?1 - coalesce(arrived, 1e300)),
     arrived = (SELECT seconds FROM uptime) + ?1 WHERE id = ?2"""
 
 
-def page(raw: sqlite3.Connection, which: StudyFilter, quiet: float, uptime: float, most: int) -> list[StudyView]:
+def page(
+    raw: sqlite3.Connection, which: StudyFilter, quiet: float, uptime: float, most: int, count: Count = counting.count
+) -> list[StudyView]:
     """Return studies, the one that something came for last first; complete is what is quiet for ``quiet`` seconds."""
+    if which.words:
+        raw.create_function("folded", 1, _folded, deterministic=True)
     where, values = _condition(which)
     asked = f"{_PAGE} WHERE {where} ORDER BY s.latest DESC LIMIT ?"
-    return [_view(raw, row, quiet, uptime) for row in raw.execute(asked, (*values, min(most, MOST))).fetchall()]
+    rows = raw.execute(asked, (*values, min(most, MOST))).fetchall()
+    return [_view(row, count(raw, row[0], row[1]), quiet, uptime) for row in rows]
 
 
 async def read_studies(reading: Reading, which: StudyFilter, most: int, quiet: float = QUIET) -> list[StudyView]:
@@ -95,7 +83,7 @@ async def read_studies(reading: Reading, which: StudyFilter, most: int, quiet: f
 def one(raw: sqlite3.Connection, uid: str, quiet: float, uptime: float) -> StudyView | None:
     """Return the study of this Study Instance UID."""
     row = raw.execute(f"{_PAGE} WHERE s.uid = ? AND s.latest IS NOT NULL", (uid,)).fetchone()
-    return None if row is None else _view(raw, row, quiet, uptime)
+    return None if row is None else _view(row, counting.count(raw, row[0], row[1]), quiet, uptime)
 
 
 def arrived(raw: sqlite3.Connection, ids: Iterable[int], lag: float) -> None:
@@ -107,27 +95,37 @@ def arrived(raw: sqlite3.Connection, ids: Iterable[int], lag: float) -> None:
 
 def _condition(which: StudyFilter) -> tuple[str, tuple[object, ...]]:
     parts, values = ["s.latest IS NOT NULL"], list[object]()
+    for part, given in (*_said(which), *_when(which)):
+        parts.append(part)
+        values += given
+    return " AND ".join(parts), tuple(values)
+
+
+def _said(which: StudyFilter) -> Iterator[tuple[str, Sequence[object]]]:
+    """Conditions on what a study is called, each with its values."""
+    if which.ids:
+        yield f"s.id IN ({', '.join('?' * len(which.ids))})", which.ids
+    for word in _folded(which.words).replace("^", " ").replace("=", " ").split():
+        yield _WORD, (f"%{_literal(word)}%", f"{_literal(word)}%", f"{_literal(word)}%")
     for word in which.patient_name.replace("^", " ").split():
-        parts.append("s.patient_name LIKE ? ESCAPE '\\'")
-        values.append(f"%{_literal(word)}%")
+        yield "s.patient_name LIKE ? ESCAPE '\\'", (f"%{_literal(word)}%",)
     for column, begin in (("patient_id", which.patient_id), ("accession", which.accession)):
         if begin:
-            parts.append(f"s.{column} LIKE ? ESCAPE '\\'")
-            values.append(f"{_literal(begin)}%")
+            yield f"s.{column} LIKE ? ESCAPE '\\'", (f"{_literal(begin)}%",)
     if which.uid:
-        parts.append("s.uid = ?")
-        values.append(which.uid)
+        yield "s.uid = ?", (which.uid,)
     if which.modality:
-        parts.append("EXISTS (SELECT 1 FROM instance i WHERE i.study = s.id AND i.modality = ?)")
-        values.append(which.modality)
+        yield "EXISTS (SELECT 1 FROM instance i WHERE i.study = s.id AND i.modality = ?)", (which.modality,)
+
+
+def _when(which: StudyFilter) -> Iterator[tuple[str, Sequence[object]]]:
     for sign, date in ((">=", which.first_date), ("<=", which.last_date)):
         if date:
-            parts.append(f"s.date {sign} ?")
-            values.append(date)
+            yield f"s.date {sign} ?", (date,)
+    if which.since is not None:
+        yield _SINCE, (_LAST if which.before is None else which.before, _NEWEST, which.since)
     if which.before is not None:
-        parts.append("s.latest < ?")
-        values.append(which.before)
-    return " AND ".join(parts), tuple(values)
+        yield "s.latest < ?", (which.before,)
 
 
 def _literal(text: str) -> str:
@@ -135,42 +133,24 @@ def _literal(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def _view(raw: sqlite3.Connection, row: tuple[object, ...], quiet: float, uptime: float) -> StudyView:
-    number, latest, *texts, arrived_at, gap = row
-    received, unrouted, first, last, trusted, modalities = raw.execute(_INSTANCES, (number,)).fetchone()
-    gone = dict(raw.execute(_GONE, (number,)).fetchall())
-    values = {
-        **dict(zip(("uid", "patient_id", "patient_name", "accession", "date", "description"), texts, strict=True)),
-        "id": number,
-        "latest": latest,
-        "modalities": tuple(sorted(filter(None, (modalities or "").split(",")))),
-        "received": received,
-        "lost": gone.get("lost", 0),
-        "quarantined": gone.get("quarantined", 0),
-        "unrouted": unrouted,
-        "first_received": first or 0.0,
-        "last_received": last or 0.0,
-        "clock_trusted": bool(trusted),
-        "complete": uptime - msgspec.convert(arrived_at, float) >= quiet,
-        "reopened": msgspec.convert(gap, float) >= quiet,
-        "named": _named(raw, number, latest),
-        "destinations": _destinations(raw, number),
-    }
-    return msgspec.convert(values, StudyView)
+def _folded(text: str) -> str:
+    """Write ``text`` without what a keyboard may lack or a scanner leave out: capitals, accents, widths of letters."""
+    apart = unicodedata.normalize("NFKD", text)
+    return "".join(c for c in apart if not unicodedata.combining(c)).casefold()
 
 
-def _named(raw: sqlite3.Connection, study: object, latest: object) -> bool:
-    """Whether one request, all of which was answered with success, names everything that is here."""
-    requests = raw.execute(_REQUEST, (latest, _REQUESTS)).fetchall()
-    return any(raw.execute(_ALL_GOOD, (promise, study)).fetchone()[0] for (promise,) in requests)
-
-
-def _destinations(raw: sqlite3.Connection, study: object) -> tuple[DestinationView, ...]:
-    counts: dict[str, dict[str, int]] = {}
-    for destination, state, needs_proof, number in raw.execute(_DELIVERIES, (study,)):
-        count = counts.setdefault(destination, dict.fromkeys(DestinationView.__struct_fields__[1:], 0))
-        count["received"] += number
-        count["queued" if state == DeliveryState.SENDING else state] += number
-        if state == DeliveryState.ACCEPTED and needs_proof:
-            count["unproven"] += number
-    return tuple(DestinationView(destination=name, **count) for name, count in counts.items())
+def _view(row: tuple[Any, ...], counts: Counts, quiet: float, uptime: float) -> StudyView:
+    number, latest, uid, patient_id, patient_name, accession, date, description, arrived_at, gap = row
+    return StudyView(
+        id=number,
+        latest=latest,
+        uid=uid,
+        patient_id=patient_id,
+        patient_name=patient_name,
+        accession=accession,
+        date=date,
+        description=description,
+        complete=uptime - arrived_at >= quiet,
+        reopened=gap >= quiet,
+        **msgspec.structs.asdict(counts),
+    )

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from edge.phrase import say
 from edge.states import WAITING, DeliveryState
 from edge.store.trail import Mark, write
 
@@ -106,7 +107,9 @@ class Turns:
         if rendering and not forced:
             accepted = self._one(_ACCEPTED, one.uid, one.instance, one.destination)
             if accepted is not None:
-                self._end(one, f"object {accepted}, the same in another transfer syntax, was accepted")
+                self._end(
+                    one, say("object {number}, the same in another transfer syntax, was accepted", number=accepted)
+                )
                 return True
         self._stand(one, rendering=rendering)
         return False

@@ -16,6 +16,7 @@ import msgspec
 from edge.events import refused
 from edge.evidence import WORDS, Evidence, proves
 from edge.model import Failure, Reference
+from edge.phrase import N_
 from edge.states import DeliveryState, may_move
 from edge.store import events
 from edge.store.proofs import Verdict
@@ -24,7 +25,7 @@ from edge.store.turns import Turns
 
 TWIN_UNPROVEN: Final = "TWIN_UNPROVEN"
 """The code of a delivery that is held because another content of its UID may be what the destination has."""
-OTHER_CONTENT: Final = "another content of this SOP Instance UID may be what the destination has"
+OTHER_CONTENT: Final = N_("another content of this SOP Instance UID may be what the destination has")
 NOT_FOUND: Final = "NOT_FOUND"
 """The code of a delivery that is sent again because no query found it."""
 UNQUERIABLE: Final = "UNQUERIABLE"
@@ -179,7 +180,7 @@ class _Judge:
         if reason == _NO_SUCH:
             self._resend(one, code)
         elif reason in (_CONFLICT, _UNSUPPORTED):
-            self._hold(one, code, "the destination does not commit to it")
+            self._hold(one, code, N_("the destination does not commit to it"))
         else:
             at_once = reason == _DUPLICATE and one.tries <= _AT_ONCE
             wait = 0.0 if at_once else _AGAIN[min(max(one.tries, 1), len(_AGAIN)) - 1]
@@ -188,7 +189,7 @@ class _Judge:
 
     def pass_by(self, one: _Accepted) -> None:
         """Leave to a person what no query can name."""
-        self._hold(one, UNQUERIABLE, "it names no study and series by which the destination could be asked for it")
+        self._hold(one, UNQUERIABLE, N_("it names no study and series by which the destination could be asked for it"))
 
     def miss(self, one: _Accepted) -> None:
         """Look again later for what a query did not find; after the last time, send it again."""
@@ -196,13 +197,13 @@ class _Judge:
             self._raw.execute(_UNSEEN_AT, (self._monotonic + _UNSEEN[one.missing], one.delivery))
             self._counts["again"] += 1
         else:
-            self._mark(one, "not-found", self._by, "it did not name it when it was queried")
+            self._mark(one, "not-found", self._by, N_("it did not name it when it was queried"))
             self._resend(one, NOT_FOUND)
 
     def _resend(self, one: _Accepted, code: str) -> None:
         times = int(self._ask(_TIMES, one.instance, self._destination))
         wait = _RESEND[min(times, len(_RESEND) - 1)]
-        detail = "the destination says that it does not have it"
+        detail = N_("the destination says that it does not have it")
         self._move(one, DeliveryState.QUEUED, code, detail, self._monotonic + wait if wait else None)
         self._mark(one, _SENT_AGAIN, code, detail)
         self._counts["resent"] += 1

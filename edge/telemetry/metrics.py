@@ -35,7 +35,7 @@ _OWN: Final = (
     _Reading(_metric("gauge", "storage_free_bytes", "B", "free on the disk"), lambda s: s.storage.free_bytes),
     _Reading(_metric("gauge", "storage_reserve_bytes", "B", "of these never used for objects"),
              lambda s: s.storage.reserve_bytes),
-    _Reading(_metric("gauge", "storage_autonomy_seconds", "s", "until the disk is full, at the rate since the start"),
+    _Reading(_metric("gauge", "storage_autonomy_seconds", "s", "until the disk is full, at the rate of the last day"),
              lambda s: s.storage.autonomy_seconds),
     _Reading(_metric("gauge", "findings", "1", "open findings"), lambda s: len(s.findings)),
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The status light's hardware: LEDs of the kernel, GPIO lines, a file, or none."""

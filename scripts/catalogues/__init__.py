@@ -1,0 +1,1 @@
+"""The catalogues of the languages: what the code says, and how it is said elsewhere."""
