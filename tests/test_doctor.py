@@ -810,13 +810,13 @@ def test_the_command_prints_each_step_and_exits_by_what_it_found(tmp_path: Path)
         (tmp_path / "edge.toml").write_text(f'[storage]\npath = "{tmp_path / "storage"}"\n{destinations}')
         good = run(tmp_path, "live")
         assert (good.returncode, good.stderr) == (0, "")
-        assert "  ok       C-ECHO        it answers 0000" in good.stdout
+        assert "  ok       C-ECHO            it answers 0000" in good.stdout
         assert good.stdout.rstrip().endswith("All is well.")
         bad = run(tmp_path, "gone")
         assert bad.returncode == 1
-        assert "  FAILED   connection    127.0.0.1 port" in bad.stdout
-        assert "whom to call  who runs the destination (code REFUSED_CONNECTION)" in bad.stdout
-        assert "not tried     association, C-ECHO, images" in bad.stdout
+        assert "  FAILED   connection        127.0.0.1 port" in bad.stdout
+        assert "whom to call      who runs the destination (code REFUSED_CONNECTION)" in bad.stdout
+        assert "not tried         association, C-ECHO, images" in bad.stdout
         assert bad.stdout.rstrip().endswith("FAILED: gone (connection)")
         unknown = run(tmp_path, "pcas")
         assert unknown.returncode == 2

@@ -31,7 +31,7 @@ _LOOKS: Final = {
     Result.FAILED: ("FAILED", "bold red"),
     Result.SKIPPED: ("-", "dim"),
 }
-_MARGIN, _WORD, _NAME = 2, 9, 14
+_MARGIN, _WORD, _NAME = 2, 9, 18
 _WIDE: Final = 140
 """Columns where there is no terminal."""
 _SLOW: Final = 0.001
