@@ -70,20 +70,21 @@ class Loaded(msgspec.Struct, frozen=True):
 
 def load(path: Path) -> Loaded:
     """Read the file at ``path``; ConfigError if it cannot be read or used."""
-    return parse(_text_of(path))
+    return parse(text_of(path))
 
 
 def load_lights(path: Path) -> Lights:
     """Read ``[lights]`` alone, whatever else is wrong with the file; ConfigError if that cannot be read or used."""
-    document, lines = _document(_text_of(path))
-    reader = _Reader(document, lines)
+    document, lines = document_of(text_of(path))
+    reader = Reader(document, lines)
     lights: Lights = reader.value(Lights, document.get("lights", {}), ("lights",))
     _lights(reader, document)
     _refuse(reader)
     return lights
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a file. Raises `ConfigError`."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -103,8 +104,8 @@ def _text_of(path: Path) -> str:
 
 def parse(text: str) -> Loaded:
     """Read TOML; ConfigError with everything that is wrong."""
-    document, lines = _document(text)
-    reader = _Reader(document, lines)
+    document, lines = document_of(text)
+    reader = Reader(document, lines)
     config = reader.value(Config, document, ())
     _names(reader, document)
     _reports(reader, document)
@@ -115,7 +116,8 @@ def parse(text: str) -> Loaded:
     return Loaded(config, tuple(dict.fromkeys(reader.notices)))
 
 
-def _document(text: str) -> tuple[dict[str, Any], Mapping[tomllines.Path, int]]:
+def document_of(text: str) -> tuple[dict[str, Any], Mapping[tomllines.Path, int]]:
+    """Return what TOML holds, and the line of each of its keys. Raises `ConfigError`."""
     try:
         return tomllib.loads(text), tomllines.scan(text)
     except RecursionError:
@@ -124,7 +126,7 @@ def _document(text: str) -> tuple[dict[str, Any], Mapping[tomllines.Path, int]]:
         raise ConfigError((_not_toml(error, text),)) from error
 
 
-def _refuse(reader: "_Reader") -> None:
+def _refuse(reader: "Reader") -> None:
     """Raise ConfigError where anything is wrong."""
     if reader.problems:
         raise ConfigError(tuple(sorted(reader.problems, key=lambda problem: problem.line or 0)))
@@ -159,7 +161,7 @@ _SECRET: Final = re.compile(
 )
 
 
-class _Reader:
+class Reader:
     """Turns what TOML holds into what a type asks for, and gathers problems and notices on the way."""
 
     def __init__(self, document: Mapping[str, Any], lines: Mapping[tomllines.Path, int]) -> None:
@@ -287,7 +289,7 @@ class _Reader:
         return words
 
 
-def _names(reader: _Reader, document: Mapping[str, Any]) -> None:
+def _names(reader: Reader, document: Mapping[str, Any]) -> None:
     """Names that stand twice, and routes to what does not exist; by the document, whatever else is wrong."""
     for key in ("modality", "destination"):
         seen: set[str] = set()
@@ -309,7 +311,7 @@ def _names(reader: _Reader, document: Mapping[str, Any]) -> None:
                 reader.problem(("route", index, "to", at), f'no destination is called "{name[:64]}"{hint}')
 
 
-def _signers(reader: _Reader, document: Mapping[str, Any]) -> None:
+def _signers(reader: Reader, document: Mapping[str, Any]) -> None:
     """Signers that are called alike: nobody could tell whose word a command is."""
     mqtt = document.get("mqtt")
     seen: set[str] = set()
@@ -324,7 +326,7 @@ _OURS: Final = ("spool", "quarantine", "db", "identity")
 _SOON: Final = 2.0
 
 
-def _watched_paths(reader: _Reader, document: Mapping[str, Any]) -> None:
+def _watched_paths(reader: Reader, document: Mapping[str, Any]) -> None:
     """Watches that would take what the box itself has stored or delivered."""
     storage = document.get("storage")
     given = storage.get("path") if isinstance(storage, dict) else None
@@ -356,7 +358,7 @@ def _resolved(path: str) -> PurePath:
     return PurePath(found[0] if found else os.path.normpath(path))
 
 
-def _watches(reader: _Reader, document: Mapping[str, Any]) -> None:
+def _watches(reader: Reader, document: Mapping[str, Any]) -> None:
     """Watches that are called alike, are one inside the other, or that no route's glob can mean."""
     seen: dict[str, PurePath] = {}
     for index, table in _tables(document, "watch"):
@@ -378,7 +380,7 @@ def _watches(reader: _Reader, document: Mapping[str, Any]) -> None:
             _meant(reader, (index, "source"), when, [*modalities, *seen], "modality or watch")
 
 
-def _meant(reader: _Reader, at: tuple[int, str], when: Mapping[str, Any], names: list[str], what: str) -> None:
+def _meant(reader: Reader, at: tuple[int, str], when: Mapping[str, Any], names: list[str], what: str) -> None:
     """Find patterns that can mean none of ``names``."""
     index, key = at
     globs = when.get(key)
@@ -388,7 +390,7 @@ def _meant(reader: _Reader, at: tuple[int, str], when: Mapping[str, Any], names:
             reader.problem(("route", index, "when", key), f'no {what} is called "{glob[:64]}"{hint}')
 
 
-def _reports(reader: _Reader, document: Mapping[str, Any]) -> None:
+def _reports(reader: Reader, document: Mapping[str, Any]) -> None:
     """Find commitment reports without a host, from a modality whose address is not one."""
     for index, modality in _tables(document, "modality"):
         report, address = modality.get("commitment"), modality.get("address", "/")
@@ -397,7 +399,7 @@ def _reports(reader: _Reader, document: Mapping[str, Any]) -> None:
             reader.problem(path, "missing; the modality has no single address to which reports could go")
 
 
-def _ways_back(reader: _Reader, document: Mapping[str, Any]) -> None:
+def _ways_back(reader: Reader, document: Mapping[str, Any]) -> None:
     """Find destinations whose commitment reports would go to the modality for which we call."""
     for index, destination in _tables(document, "destination"):
         verify = destination.get("verify")
@@ -417,7 +419,7 @@ _LOGINS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 """What each type of login needs, and what it may have beside."""
 
 
-def _logins(reader: _Reader, document: Mapping[str, Any]) -> None:
+def _logins(reader: Reader, document: Mapping[str, Any]) -> None:
     """Find logins that lack something, or have what does nothing there."""
     for index, destination in _tables(document, "destination"):
         auth = destination.get("auth")
@@ -445,7 +447,7 @@ _LIGHTS: Final[Mapping[str, tuple[str, ...]]] = {
 """What each driver may have."""
 
 
-def _lights(reader: _Reader, document: Mapping[str, Any]) -> None:
+def _lights(reader: Reader, document: Mapping[str, Any]) -> None:
     """Find a driver that lacks what it drives, or has what does nothing there."""
     lights = document.get("lights")
     driver = lights.get("driver", "none") if isinstance(lights, dict) else None
@@ -471,7 +473,7 @@ def _lights(reader: _Reader, document: Mapping[str, Any]) -> None:
         reader.problem(("lights", "path"), 'missing; driver "file" needs it')
 
 
-def _twice(reader: _Reader, lights: Mapping[str, Any], keys: Iterable[str]) -> None:
+def _twice(reader: Reader, lights: Mapping[str, Any], keys: Iterable[str]) -> None:
     """Find one LED or line that stands for two colours."""
     seen: dict[object, str] = {}
     for key in keys:

@@ -19,7 +19,7 @@ from edge import __version__, tls, units
 from edge.app import listener
 from edge.board import Board
 from edge.config import Config, DimseDestination, Receive, Timeouts
-from edge.configfile import _Reader
+from edge.configfile import Reader
 from edge.dicom import acceptor, association, commitment, find, negotiation, part10, pdu, requestor, status, uids
 from edge.dicom.acceptor import Capacity
 from edge.dicom.association import Limits
@@ -513,7 +513,7 @@ def test_parameters_have_the_defaults_of_the_configuration() -> None:
         elif field.default in (None, ()):
             assert default == "*not set*", key
         else:
-            reader, raw = _Reader({}, {}), tomllib.loads(f"x = {quote(default)}")["x"]
+            reader, raw = Reader({}, {}), tomllib.loads(f"x = {quote(default)}")["x"]
             assert (reader.value(field.type, raw, ("x",)), reader.problems) == (field.default, []), key
 
 
