@@ -138,6 +138,13 @@ def _service_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _update_url(text: str) -> str:
+    parts = urlsplit(_service_url(text))
+    if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+        raise ValueError('it begins with "https://"; only on this machine "http://" will do')
+    return text.rstrip("/")
+
+
 def _globs(given: str | list[Any]) -> tuple[str, ...]:
     found = (given,) if isinstance(given, str) else tuple(given)
     if not found or not all(isinstance(glob, str) and glob for glob in found):
@@ -199,6 +206,7 @@ Network = Annotated[str, _text('an address such as "192.168.10.20" or "192.168.1
 HttpUrl = Annotated[str, _text('an address such as "https://cloud.example.org"', _url("http", "https"))]
 ServiceUrl = Annotated[str, _text('an address such as "https://cloud.example.org/dicom-web"', _service_url)]
 MqttUrl = Annotated[str, _text('an address such as "mqtts://broker.example.org:8883"', _url("mqtt", "mqtts"))]
+UpdateUrl = Annotated[str, _text('an address such as "https://updates.example.org/edge"', _update_url)]
 Globs = Annotated[tuple[str, ...], Rule((str, list), 'a pattern such as "CT*", or a list of them', _globs)]
 LedName = Annotated[str, _text('the name of an LED below /sys/class/leds, such as "edge:red"', _led)]
 GpioLine = Annotated[int, msgspec.Meta(ge=0, le=1023)]
@@ -506,6 +514,13 @@ class Lights(msgspec.Struct, frozen=True, kw_only=True):
     """Of driver ``file``: where it is written."""
 
 
+class Update(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the box's image is updated from."""
+
+    url: UpdateUrl | None = None
+    """The folder of bundles; None: only files in the room are installed."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an appliance is told. ``Config()`` stores what anyone sends and delivers nothing."""
 
@@ -520,6 +535,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mqtt: Mqtt | None = None
     dashboard: Dashboard = Dashboard()
     lights: Lights = Lights()
+    update: Update = Update()
 
 
 def differences(old: object, new: object, path: str = "") -> Iterator[str]:

@@ -90,6 +90,16 @@ EVENTS: Final[dict[str, Code]] = {
             "reason": "code as in docs/mqtt.md, where it is not applied",
         },
     ),
+    "UPDATE": Code(
+        "An update of the box's image went on, or ended.",
+        {
+            "phase": "as on up/update in docs/mqtt.md",
+            "from": "version before",
+            "to": "version after; empty where it is not known yet",
+            "slot": "where the new version goes",
+            "reason": "code as in docs/mqtt.md, where it failed or was rolled back",
+        },
+    ),
     "GAP": Code(
         "Events were dropped, for there were too many: the least severe, oldest first.",
         {"from": "first number dropped", "to": "last number dropped", "count": "how many of those between"},
@@ -160,6 +170,13 @@ def configuration(revision: int, status: str, reason: str = "") -> Event:
     """Tell what became of a configuration."""
     severity = Severity.INFO if status == "applied" else Severity.WARNING
     return _own("CONFIGURATION", severity, "config", revision=revision, status=status, reason=reason)
+
+
+def updated(phase: str, *, before: str, after: str, slot: str, reason: str) -> Event:
+    """Tell how an update is."""
+    severity = Severity.WARNING if phase in {"failed", "rolled-back"} else Severity.INFO
+    data: dict[str, Value] = {"phase": phase, "from": before, "to": after, "slot": slot, "reason": reason}
+    return Event(code="UPDATE", severity=severity, component="update", data=data)
 
 
 def gap(first: int, last: int, count: int) -> Event:

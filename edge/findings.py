@@ -353,6 +353,12 @@ CODES: Final[dict[str, Code]] = {
             "What is stored may not survive a power cut: {detail}.",
             "Put storage.path on a disk with a journalled file system, such as ext4.",
         ),
+        _code(
+            "UPDATE_ROLLED_BACK",
+            _W,
+            "The last update did not do well and was taken back. {detail}",
+            "Nothing for the images: the version before runs. Send the log to IT; they decide whether to try it again.",
+        ),
         _event(
             "SERVICE_RESTARTED",
             _W,

@@ -163,11 +163,16 @@ class ConfigReport(Payload, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class UpdateReport(Payload, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``up/update``, retained."""
 
-    phase: Literal["none", "unsupported", "downloading", "installing", "trial", "done", "rolled-back"]
+    phase: Literal[
+        "none", "unsupported", "downloading", "installing", "waiting", "trial", "done", "failed", "rolled-back"
+    ]
     from_: str = msgspec.field(name="from")
     to: str
+    """Empty while it is not known."""
     slot: str
+    """Where the new version goes; before any update, the one that runs."""
     reason: str = ""
+    """Code: why a download waits, why it failed, why it was taken back."""
     ts: Time
 
 

@@ -27,7 +27,7 @@ from tests.peers.wire import VERIFICATION
 COMMANDS: Final = (
     *("run", "check", "status", "queue", "trace", "studies"),
     *("retry", "stat", "hold", "release", "cancel", "pause", "resume", "import", "echo", "doctor", "capabilities"),
-    *("route", "light", "password", "label", "logs", "demo"),
+    *("route", "light", "password", "provision", "update", "label", "logs", "demo"),
 )
 ACTS: Final = ("retry", "stat", "hold", "release", "cancel")
 

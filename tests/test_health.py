@@ -135,7 +135,10 @@ HOME_ASSISTANT: Final[dict[str, tuple[set[str], set[str]]]] = {
         {"platform", "unique_id", "state_topic"},
         {"name", "value_template", "device_class", "json_attributes_topic"},
     ),
-    "update": ({"platform", "unique_id"}, {"name", "state_topic", "value_template"}),
+    "update": (
+        {"platform", "unique_id"},
+        {"name", "state_topic", "value_template"} | {"latest_version_topic", "latest_version_template"},
+    ),
 }
 """Keys that Home Assistant's schema of device discovery requires, and those that it knows, as far as we use them."""
 UNITS: Final = {"data_size": {"B"}, "data_rate": {"B/s"}, "duration": {"s"}}

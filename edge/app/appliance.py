@@ -65,6 +65,10 @@ from edge.supervise import Supervisor
 from edge.telemetry.assembly import Assembly
 from edge.telemetry.twin import Twin
 from edge.tls import every
+from edge.updating.image import booted
+from edge.updating.state import FOLDER, NAME
+from edge.updating.wanted import Asking
+from edge.updating.watch import UpdateWatch
 from edge.web.server import Dashboard
 
 log = structlog.get_logger()
@@ -95,6 +99,7 @@ class _Rooms(msgspec.Struct, frozen=True, kw_only=True):
     listener: Listener
     local: LocalServer
     remote: Assembly | None
+    updates: UpdateWatch | None
     dashboard: Dashboard | None
 
 
@@ -307,6 +312,7 @@ class Appliance:
             clock=clock,
             on_record=store.on_record,
         )
+        updates = self._updates(store)
         handover = HandoverService(DoorReceiver(door, store, self._syncer.run, journal), board, journal, clock)
         return _Rooms(
             ledger=ledger,
@@ -332,7 +338,8 @@ class Appliance:
                 handover.serve,
                 self._lines,
             ),
-            remote=self._remote(store, control),
+            remote=self._remote(store, control, updates),
+            updates=updates,
             dashboard=self._dashboard(store, control),
         )
 
@@ -361,6 +368,8 @@ class Appliance:
                 journal=self.journal,
                 clock=self.clock,
             )
+        if rooms.updates is not None:
+            background.append(self.supervisor.service("updates", rooms.updates.run))
         if rooms.remote is not None:
             finishing.append(self.supervisor.service("telemetry", rooms.remote.telemetry.run))
             background.append(self.supervisor.service("trial", rooms.remote.configurator.watch))
@@ -476,7 +485,21 @@ class Appliance:
             service("whereabouts", self._whereabouts.run),
         ]
 
-    def _remote(self, store: Store, control: Control) -> Assembly | None:
+    def _updates(self, store: Store) -> UpdateWatch | None:
+        slot = booted()
+        if not slot or self._offline:
+            return None
+        return UpdateWatch(
+            self.config.storage.path,
+            FOLDER / NAME,
+            slot,
+            self.journal,
+            self.clock,
+            tell=store.write_events,
+            run=self._syncer.run,
+        )
+
+    def _remote(self, store: Store, control: Control, updates: UpdateWatch | None) -> Assembly | None:
         if self.config.mqtt is None or self._twin is None or self._offline:
             return None
         return Assembly(
@@ -493,7 +516,13 @@ class Appliance:
             restart=self.restart,
             next_session=lambda: self._identity.next_number("mqtt-session"),
             run=self._syncer.run,
+            asking=None if updates is None else self._asking(updates.slot),
+            updates=updates,
         )
+
+    def _asking(self, slot: str) -> Asking:
+        url = self.config.update.url
+        return Asking(self.config.storage.path, url, FOLDER / NAME, slot=slot, running=__version__)
 
     def _dashboard(self, store: Store, control: Control) -> Dashboard | None:
         if self._offline:

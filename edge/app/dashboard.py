@@ -15,6 +15,8 @@ from edge.status.machine import look
 from edge.status.power import Power
 from edge.store import Store
 from edge.tls import Credentials
+from edge.updating.image import booted
+from edge.updating.state import FOLDER, NAME, read_state
 from edge.web.box import Box
 from edge.web.server import Dashboard
 
@@ -62,5 +64,7 @@ def dashboard(
         previews=previews,
         machine=functools.partial(look, storage=config.storage.path),
         power=Power(clock).good,
+        slot=booted(),
+        update=lambda: read_state(FOLDER / NAME),
     )
     return Dashboard(box, credentials.get("dashboard"))

@@ -56,6 +56,8 @@ class LazyGroup(click.Group):
         "route": "route",
         "light": "light",
         "password": "password",
+        "provision": "provision",
+        "update": "update",
         "label": "label",
         "logs": "logs",
         "demo": "demo",

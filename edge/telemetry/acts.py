@@ -18,7 +18,9 @@ from edge.telemetry.commands import (
     Identify,
     Nothing,
     Result,
+    Update,
 )
+from edge.updating.wanted import Asking, RefusedError
 
 _REBOOT: Final = ("systemctl", "reboot")
 _LATER: Final = 1.0
@@ -38,8 +40,10 @@ class Acts:
         probe: Callable[[str], Awaitable[Probe]],
         rebirth: Callable[[], None],
         restart: Callable[[], None],
+        asking: Asking | None = None,
     ) -> None:
-        """``restart`` begins the program anew."""
+        """``restart`` begins the program anew. ``asking``: of root's side; None where this is no image of the box."""
+        self._asking = asking
         self._destinations = destinations
         self._board = board
         self._control = control
@@ -50,6 +54,7 @@ class Acts:
 
     def table(self) -> Mapping[str, Act]:
         """By type of command."""
+        update: dict[str, Act] = {} if self._asking is None else {"update": self._update}
         return {
             "identify": self._identify,
             "rebirth": self._be_reborn,
@@ -61,7 +66,14 @@ class Acts:
             "diagnose": self._diagnose,
             "restart": self._begin_anew,
             "reboot": self._reboot,
+            **update,
         }
+
+    def refusal(self, arguments: object) -> str:
+        """Why a command is not to be begun now; empty where it may be."""
+        if self._asking is None or not isinstance(arguments, Update):
+            return ""
+        return self._asking.refusal(arguments.version)
 
     async def _identify(self, arguments: Identify, _issuer: str) -> Result:
         self._board.identify_until = self._clock.monotonic() + arguments.seconds
@@ -113,7 +125,22 @@ class Acts:
         asyncio.get_running_loop().call_later(_LATER, self._restart)
         return {}
 
+    async def _update(self, arguments: Update, _issuer: str) -> Result:
+        if self._asking is None:
+            raise CommandFailed("UNSUPPORTED")
+        try:
+            await asyncio.to_thread(self._asking.version, arguments.version)
+        except RefusedError as e:
+            raise CommandFailed(e.code) from None
+        return {"version": arguments.version}
+
     async def _reboot(self, _arguments: Nothing, _issuer: str) -> Result:
+        if self._asking is not None:
+            try:
+                await asyncio.to_thread(self._asking.reboot)
+            except RefusedError as e:
+                raise CommandFailed(e.code) from None
+            return {}
         try:
             process = await asyncio.create_subprocess_exec(
                 *_REBOOT,

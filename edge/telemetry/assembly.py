@@ -20,6 +20,8 @@ from edge.telemetry.configurator import Configurator
 from edge.telemetry.service import Telemetry
 from edge.telemetry.trial import Trial
 from edge.telemetry.twin import Twin
+from edge.updating.wanted import Asking
+from edge.updating.watch import UpdateWatch
 
 
 class Assembly:
@@ -41,6 +43,8 @@ class Assembly:
         restart: Callable[[], None],
         next_session: Callable[[], int],
         run: Callable[[Callable[[], Any]], Awaitable[Any]],
+        asking: Asking | None = None,
+        updates: UpdateWatch | None = None,
     ) -> None:
         """What the words mean is said where each goes: `Acts`, `Configurator`, `Telemetry`."""
         topics = Topics(node)
@@ -61,6 +65,7 @@ class Assembly:
             probe=ask,
             rebirth=lambda: self.telemetry.rebirth(),  # noqa: PLW0108 - it is made below
             restart=restart,
+            asking=asking,
         )
         self.configurator = Configurator(
             twin,
@@ -82,13 +87,14 @@ class Assembly:
             broker,
             node,
             store,
-            Commander(node, topics, mqtt.signer, acts.table(), store, clock),
+            Commander(node, topics, mqtt.signer, acts.table(), store, clock, acts.refusal),
             self.configurator,
             snapshot=snapshot,
             next_session=next_session,
             run=run,
             journal=journal,
             clock=clock,
+            updates=updates,
         )
 
     def _trouble(self, problem: tuple[str, str] | None) -> None:

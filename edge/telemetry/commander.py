@@ -9,7 +9,7 @@ told once more: a rejection would belie it.
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -24,7 +24,7 @@ from edge.mqtt import LostError, Message, Session
 from edge.quota import MINUTE, Quota
 from edge.signing import good, key_bytes
 from edge.store import Store, StoreError
-from edge.telemetry.commands import ARGUMENTS, ENDS_HERE, UNSUPPORTED, Act, CommandFailed, Result
+from edge.telemetry.commands import ARGUMENTS, ENDS_HERE, Act, CommandFailed, Result
 
 log = structlog.get_logger()
 
@@ -65,7 +65,10 @@ class Commander:
         acts: Mapping[str, Act],
         store: Store,
         clock: Clock,
+        refusal: Callable[[object], str] = lambda _: "",
     ) -> None:
+        """``refusal``: why a command with such arguments is not to be begun now, as a code; empty where it may be."""
+        self._refusal = refusal
         self._node = node
         self._topics = topics
         self._signers = {signer.name: key_bytes(signer.public_key) for signer in signers}
@@ -215,12 +218,15 @@ class Commander:
             raise Rejected("EXPIRES_TOO_LATE")
         if command.type not in ARGUMENTS:
             raise Rejected("UNKNOWN_TYPE")
-        if command.type in UNSUPPORTED or command.type not in self._acts:
+        if command.type not in self._acts:
             raise Rejected("UNSUPPORTED")
         try:
-            return msgspec.convert(command.args, type=ARGUMENTS[command.type])
+            arguments = msgspec.convert(command.args, type=ARGUMENTS[command.type])
         except msgspec.ValidationError:
             raise Rejected("BAD_ARGUMENTS") from None
+        if reason := self._refusal(arguments):
+            raise Rejected(reason)
+        return arguments
 
     async def _carry_out(self, number: str, kind: str, arguments: object, issuer: str) -> None:
         await self._report(number, "running")

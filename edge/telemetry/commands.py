@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from edge.updating.wanted import Version
+
 Result = dict[str, str | int | bool]
 
 
@@ -53,6 +55,12 @@ class Deliveries(_Arguments, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     delivery: int | None = None
 
 
+class Update(_Arguments, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One version; where it is fetched from stands in the configuration."""
+
+    version: Version
+
+
 ARGUMENTS: Final[Mapping[str, type[_Arguments]]] = {
     "identify": Identify,
     "rebirth": Nothing,
@@ -64,12 +72,9 @@ ARGUMENTS: Final[Mapping[str, type[_Arguments]]] = {
     "diagnose": Destination,
     "restart": Nothing,
     "reboot": Nothing,
-    "update": Nothing,
+    "update": Update,
 }
 """Every type of command."""
-
-UNSUPPORTED: Final = frozenset({"update"})
-"""Types that are known and not served by this version."""
 
 ENDS_HERE: Final = frozenset({"restart", "reboot"})
 """Commands that succeed by ending the program that was told."""
@@ -88,13 +93,18 @@ REASONS: Final[Mapping[str, str]] = {
     "EXPIRED": "its time is over",
     "EXPIRES_TOO_LATE": "it would be valid for more than 31 days",
     "UNKNOWN_TYPE": "there is no command of that type",
-    "UNSUPPORTED": "this version does not serve it",
+    "UNSUPPORTED": "this box does not serve it",
     "BAD_ARGUMENTS": "its arguments are not those of its type",
     "REPLAYED": "a command of this id was taken before",
     "UNKNOWN_DESTINATION": "the configuration has no destination of that name",
     "NOTHING_APPLIES": "there was no delivery to which it applies",
     "NOT_PERMITTED": "the system does not let this program do it",
     "UNREACHABLE": "the destination does not answer; the result says why",
+    "NO_UPDATE_URL": "the configuration names no server of updates",
+    "UPDATE_UNDER_WAY": "another update is under way",
+    "ROLLED_BACK_BEFORE": "this version was rolled back before; only a person at the box may force it",
+    "SAME_VERSION": "this version runs already",
+    "STORAGE": "the request could not be written",
     "STORE": "the database could not be written or read",
     "INTERRUPTED": "the program ended before it was done",
 }

@@ -48,6 +48,11 @@ def document(node: str, name: str, site: str, version: str, topics: Topics, metr
         "value_template": (
             "{{ {'installed_version': value_json.version, 'latest_version': value_json.version} | tojson }}"
         ),
+        # nothing, which is passed over, unless another version is on its way
+        "latest_version_topic": topics.update,
+        "latest_version_template": (
+            "{{ value_json.to if value_json.phase in ['downloading', 'installing', 'waiting', 'trial'] else '' }}"
+        ),
     }
     found: dict[str, Any] = {
         "device": {

@@ -28,10 +28,13 @@ _LOW: Final = "UNDER_VOLTAGE"
 _Found = dict[str, tuple[Status, str]]
 
 
-def health(snapshot: Snapshot, before: Mapping[str, Component], *, power: bool | None = None) -> Health:
+def health(
+    snapshot: Snapshot, before: Mapping[str, Component], *, power: bool | None = None, image: bool = False
+) -> Health:
     """Tell how each part of the box is; one that is as in ``before`` keeps the time since when.
 
-    ``power``: whether the voltage was enough; None where that is not known.
+    ``power``: whether the voltage was enough; None where that is not known. ``image``: whether the box is updated as a
+    whole.
     """
     found: _Found = {"receive": ("ok", ""), "queue": ("ok", ""), "storage": ("ok", "")}
     found["clock"] = ("ok", "") if snapshot.clock.trusted else ("attention", "CLOCK_WRONG")
@@ -39,6 +42,8 @@ def health(snapshot: Snapshot, before: Mapping[str, Component], *, power: bool |
         found["watch"] = ("ok", "")
     if power is not None:
         found["power"] = ("ok", "") if power else ("attention", _LOW)
+    if image:
+        found["update"] = ("ok", "")
     _find(found, snapshot.findings)
     if not snapshot.intake.open:
         _worsen(found, "receive", "down", "INTAKE_CLOSED")
@@ -101,7 +106,7 @@ def _part(finding: FindingStatus) -> str:
         return "watch"
     if head in _HOLDS_WHAT_LIES:
         return "receive" if finding.code == "INTAKE_CLOSED" else "storage"
-    if head in {"clock", "receive"}:
+    if head in {"clock", "receive", "update"}:
         return head
     return "receive" if head in {"files", "import"} or finding.code == "INTAKE_CLOSED" else "service"
 

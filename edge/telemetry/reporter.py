@@ -78,11 +78,15 @@ class Reporter:
         power: Callable[[], Awaitable[bool | None]],
         before: Health | None = None,
         introduce: Callable[[], Awaitable[None]],
+        update: Callable[[], UpdateReport] | None = None,
     ) -> None:
         """``findings`` tells of those that are open, without the database; ``power`` whether the voltage was enough.
 
         ``before`` is the health that the connection before told last. ``introduce`` publishes what else is retained.
+        ``update`` tells of updates; None: there are none here.
         """
+        self._update = update
+        self._updated: UpdateReport | None = None
         self._session = session
         self._topics = topics
         self._who = who
@@ -105,9 +109,7 @@ class Reporter:
         """Publish everything that is retained. Raises `LostError`; gives up a broker that does not take the state."""
         self._session.insist(await self._retain(self._topics.state, state(self._who, "online", self._clock)))
         await self._retain(self._topics.birth, await self._birth())
-        await self._retain(
-            self._topics.update, UpdateReport(phase="unsupported", from_="", to="", slot="", ts=iso(self._clock.now()))
-        )
+        await self._tell_update(anew=True)
         self._due = dict.fromkeys(self._due, self._clock.monotonic())
         self._due["state"] += LEASE / 3
         snapshot = await self._see()
@@ -125,6 +127,7 @@ class Reporter:
             snapshot = await self._see()
             await self._tell_health(snapshot, anew=now >= self._due["health"])
             await self._tell_alerts(anew=False)
+            await self._tell_update(anew=False)
             if now >= self._due["metrics"] and snapshot is not None:
                 self._due["metrics"] = now + _METRICS
                 await self._tell_metrics(snapshot)
@@ -151,7 +154,7 @@ class Reporter:
     async def _tell_health(self, snapshot: Snapshot | None, *, anew: bool) -> None:
         before = self.health.components if self.health else {}
         if snapshot is not None:
-            now = health(snapshot, before, power=self._good_power)
+            now = health(snapshot, before, power=self._good_power, image=self._update is not None)
         else:
             now = blind(self._findings(), before, iso(self._clock.now()))
         if anew or self.health is None or not same(now, self.health):
@@ -173,6 +176,16 @@ class Reporter:
             *(self._session.publish(self._topics.alert(code), b"", qos=1, retain=True) for code in gone),
             *(self._retain(self._topics.alert(code), alert) for code, alert in told.items()),
         )
+
+    async def _tell_update(self, *, anew: bool) -> None:
+        if self._update is not None:
+            now = self._update()
+        else:
+            now = UpdateReport(phase="unsupported", from_="", to="", slot="", ts=iso(self._clock.now()))
+        before = self._updated
+        if anew or before is None or msgspec.structs.replace(now, ts=before.ts) != before:
+            self._updated = now
+            await self._retain(self._topics.update, now)
 
     async def _tell_metrics(self, snapshot: Snapshot) -> None:
         self._number += 1

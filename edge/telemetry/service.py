@@ -29,6 +29,7 @@ from edge.telemetry.discovery import document, topic
 from edge.telemetry.metrics import dictionary
 from edge.telemetry.reporter import Reporter, Who, state
 from edge.telemetry.shipment import Shipment
+from edge.updating.watch import UpdateWatch
 
 log = structlog.get_logger()
 
@@ -59,11 +60,13 @@ class Telemetry:
         run: Callable[[Callable[[], Any]], Awaitable[Any]],
         journal: Journal,
         clock: Clock,
+        updates: UpdateWatch | None = None,
     ) -> None:
         """``next_session`` gives a number that is higher than any before, synced, and is called by way of ``run``.
 
-        ``run`` does something in a thread.
+        ``run`` does something in a thread. ``updates`` tells of updates; None: this is no image of the box.
         """
+        self._updates = updates
         self._config = config
         self._mqtt = mqtt
         self._broker = broker
@@ -193,6 +196,7 @@ class Telemetry:
             power=self._look_at_power,
             before=self._health,
             introduce=lambda: self._introduce(session),
+            update=self._updates.report if self._updates is not None else None,
         )
 
     async def _subscribe(self, session: Session) -> None:
@@ -229,7 +233,7 @@ class Telemetry:
             name=self._config.device.name,
             site=self._config.device.site,
             version=__version__,
-            slot="",
+            slot=self._updates.slot if self._updates is not None else "",
             capabilities=self._commander.capabilities,
             metrics=dictionary([d.name for d in self._config.destination]),
             events=EventRange(epoch=self._store.epoch, first=first, last=last),

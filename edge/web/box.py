@@ -16,6 +16,7 @@ from edge.snapshot import Snapshot
 from edge.status.machine import Machine, look
 from edge.status.network import addresses, open_ports
 from edge.store import Reading, StudyFilter
+from edge.updating.state import State
 from edge.web.trials import Trials
 
 WHO: Final = "dashboard"
@@ -50,6 +51,10 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
     """Look at the machine: not in the event loop."""
     power: Callable[[], bool | None] = lambda: None
     """Whether there was no under-voltage lately; None: not told. Not in the event loop."""
+    slot: str = ""
+    """Of the image that runs; empty where this is none."""
+    update: Callable[[], State] = State
+    """How the last update is: not in the event loop."""
     addresses: Callable[[], Sequence[str]] = addresses
     """Under which the box is reached."""
     open_ports: Callable[[], frozenset[int] | None] = open_ports

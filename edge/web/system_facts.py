@@ -11,6 +11,7 @@ from edge.status.certificates import AHEAD
 from edge.status.machine import Machine
 from edge.status.versions import Versions
 from edge.tls import date, validity
+from edge.updating.reasons import sentence
 from edge.web import certificate
 from edge.web.box import Box
 from edge.web.label import in_lines
@@ -51,7 +52,7 @@ def facts(box: Box, language: Language, machine: Machine, versions: Versions) ->
     return Facts(
         network=list(_network(box, language)),
         certificates=[_certificate(box, language, where, path) for where, path in _own_certificates(box)],
-        software=list(_software(language, machine, versions)),
+        software=list(_software(box, language, machine, versions)),
         libraries=[Fact(word=name, value=version) for name, version in versions.libraries.items()],
     )
 
@@ -125,10 +126,30 @@ def _judged(box: Box, language: Language, begins: float, ends: float) -> tuple[s
     return language.ngettext("%(n)s day left", "%(n)s days left", days), state
 
 
-def _software(language: Language, machine: Machine, versions: Versions) -> Iterator[Fact]:
+def _software(box: Box, language: Language, machine: Machine, versions: Versions) -> Iterator[Fact]:
     _, unknown = language.gettext, language.gettext("Not told by this machine")
     yield Fact(word="dicom-edge", value=versions.edge)
+    if box.slot:
+        yield _image(box, language)
     yield Fact(word=_("Operating system"), value=machine.system or unknown)
     yield Fact(word=_("Kernel"), value=machine.kernel or unknown, note=versions.architecture)
     yield Fact(word="Python", value=versions.python)
     yield Fact(word="OpenSSL", value=versions.openssl)
+
+
+def _image(box: Box, language: Language) -> Fact:
+    _, state = language.gettext, box.update()
+    phase = state.phase
+    notes = {
+        "none": _("no update so far"),
+        "downloading": _("update to %(version)s: being fetched", version=state.to),
+        "installing": _("update to %(version)s: being installed", version=state.to),
+        "waiting": _("update to %(version)s: starts once nothing comes in for a minute", version=state.to),
+        "trial": _("update to %(version)s: on trial", version=state.to),
+        "done": _("update to %(version)s: done", version=state.to),
+        "failed": _("update to %(version)s: failed", version=state.to or "?"),
+        "rolled-back": _("update to %(version)s: taken back", version=state.to),
+    }
+    why = f" ({language.say(sentence(state.reason))})" if state.reason else ""
+    care: State = "care" if phase in {"failed", "rolled-back"} else ""
+    return Fact(word=_("System image"), value=_("slot %(slot)s", slot=box.slot), note=notes[phase] + why, state=care)
