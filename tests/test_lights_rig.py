@@ -58,7 +58,7 @@ def from_the_unit(key: str, edge: Edge, panel: Panel) -> "subprocess.CompletedPr
     """Run a line of the unit as systemd would."""
     (line,) = re.findall(rf"^{key}=-(.*)$", UNIT.read_text(), re.MULTILINE)
     program, *arguments = shlex.split(line)
-    assert program == "/usr/local/bin/edge"
+    assert program == "edge"
     return subprocess.run(
         [COMMAND, *arguments],
         env={"PATH": os.environ["PATH"], "EDGE_CONFIG": str(edge.config), **panel.environment},

@@ -1,0 +1,1 @@
+"""Builds the box: the Debian package, the image for its storage card, the bundle that updates it."""
