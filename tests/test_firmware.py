@@ -206,6 +206,30 @@ def test_a_medium_is_only_read_and_let_go_of_whatever_happens(tmp_path: Path, ki
         assert stick.digest() == before
 
 
+@pytest.mark.parametrize(
+    ("cmdline", "name", "asked"),
+    [
+        ("root=/dev/vda3 rauc.slot=A", "dicom-edge-9.9.9-arm64.raucb", True),
+        ("root=/dev/vda3 rauc.slot=A", "dicom-edge-1.0.0-arm64.raucb", False),  # runs already
+        ("root=/dev/vda3", "dicom-edge-9.9.9-arm64.raucb", False),  # no image of the box
+        ("root=/dev/vda3 rauc.slot=A", "9.9.9.raucb", False),
+    ],
+)
+def test_a_bundle_on_a_stick_is_asked_for_as_an_update_and_the_images_are_taken_too(
+    tmp_path: Path, cmdline: str, name: str, *, asked: bool
+) -> None:
+    files(tmp_path / "content" / "DICOM", mr(1))
+    (tmp_path / "content" / name).write_bytes(b"bundle")
+    (tmp_path / "cmdline").write_text(cmdline)
+    told = 'case $1 in --version) echo "edge, version 1.0.0";; update) echo "$@"; exit 1;; *) echo "$@";; esac'
+    with Stick(tmp_path, "ext2") as stick:
+        done = stick.read(tmp_path, stand_in(tmp_path, told), EDGE_CMDLINE=str(tmp_path / "cmdline"))
+        place = f"{tmp_path}/media/{Path(stick.device).name}"
+    assert done.returncode == 0, done.stderr
+    expected_lines = [f"update {place}/{name}"] * asked + [f"import --media {Path(place).name} {place}"]
+    assert done.stdout.splitlines() == expected_lines
+
+
 def test_a_stick_is_imported_and_what_cannot_be_mounted_is_told(tmp_path: Path, pacs: RawReceiver) -> None:
     objects = mr(5)
     files(tmp_path / "content" / "DICOM", objects)

@@ -521,6 +521,8 @@ def test_a_card_is_mounted_writable_only_while_it_is_written(tmp_path: Path, pem
         taking.take(card, places.firmware / "provision.toml", places, system)
         assert os.statvfs(places.firmware).f_flag & os.ST_RDONLY
         assert sorted(below(places.firmware)) == ["ca.pem", RESULT]
+        # for whoever signs it, without a login
+        assert "BEGIN CERTIFICATE REQUEST" in (places.firmware / RESULT).read_text("utf-8-sig")
 
 
 # the running system

@@ -65,7 +65,7 @@ def _set_up(card: Card, places: Places, system: System) -> list[str]:
         said.append(f"{source.name} was taken from the card")
     elif had_none:
         taking.start(places, system)
-        _answer(card, report.first(taking.facts(None, places, system)))
+        _answer(card, report.first(taking.facts(None, places, system), node.request(standing.storage(places))))
         said.append(f"{places.configuration} was written, for a box that nobody has set up")
     return said
 

@@ -47,6 +47,14 @@ def ensure(storage: Path, system: System) -> str:
     return found
 
 
+def request(storage: Path) -> str:
+    """Return the request for a certificate (PEM); empty where there is none."""
+    try:
+        return (storage / "identity" / REQUEST).read_text("ascii")
+    except FileNotFoundError:
+        return ""
+
+
 async def _number(storage: Path) -> None:
     """Make the id as the appliance would, which must know what lies in the spool."""
     syncer = Syncer()

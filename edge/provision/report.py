@@ -7,18 +7,19 @@ from edge.provision.faults import FaultsError
 _WIPED = "The file and the private files beside it are removed from this card."
 
 
-def taken(facts: Iterable[tuple[str, str]], notes: Iterable[str]) -> str:
-    """Say that everything was taken, with ``facts`` about the box."""
-    return _text("dicom-edge: provision.toml was taken.", _WIPED, facts, notes)
+def taken(facts: Iterable[tuple[str, str]], notes: Iterable[str], request: str = "") -> str:
+    """Say that everything was taken, with ``facts`` about the box and its ``request`` for a certificate (PEM)."""
+    return _text("dicom-edge: provision.toml was taken.", _WIPED, facts, notes, request)
 
 
-def first(facts: Iterable[tuple[str, str]]) -> str:
+def first(facts: Iterable[tuple[str, str]], request: str = "") -> str:
     """Say that the box has started and was never told anything."""
     return _text(
         "dicom-edge: this box has started for the first time.",
         "Nobody has set it up yet: open its pages and give the first-start code, or put a provision.toml here.",
         facts,
         (),
+        request,
     )
 
 
@@ -39,7 +40,8 @@ def failed(why: str) -> str:
     )
 
 
-def _text(head: str, then: str, facts: Iterable[tuple[str, str]], notes: Iterable[str]) -> str:
+def _text(head: str, then: str, facts: Iterable[tuple[str, str]], notes: Iterable[str], request: str) -> str:
     rows = "\n".join(f"  {what:<18}{value}" for what, value in facts if value)
     more = "".join(f"\nnote: {note}" for note in notes)
-    return f"{head}\n{then}\n\n{rows}\n{more}".rstrip("\n") + "\n"
+    signing = f"\nFor IT, who may sign it as the box's own certificate:\n\n{request}" if request else ""
+    return f"{head}\n{then}\n\n{rows}\n{more}{signing}".rstrip("\n") + "\n"

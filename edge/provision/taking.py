@@ -25,7 +25,7 @@ def take(card: Card, source: Path, places: Places, system: System) -> str:
 
     judged = judge(card.folder, source, places)
     _write(judged, places, system)
-    kept = record.made(judged, report.taken(facts(judged, places, system), judged.notes))
+    kept = record.made(judged, report.taken(facts(judged, places, system), judged.notes, node.request(storage(places))))
     system.sync()
     record.write(places.record, kept)
     finish(card, kept, places)

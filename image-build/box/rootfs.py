@@ -118,6 +118,7 @@ def slot(arch: Arch, *, base: Path, package: Path, keyring: Path, toolbox: Toolb
         for name, path in {
             "package": package,
             "keyring": keyring,
+            "gpio": place.FIRMWARE / "systemd" / "edge.service.d" / "gpio.conf",
             "image": place.FIRMWARE / "image",
             "rauc": place.FIRMWARE / "rauc",
         }.items()
@@ -129,6 +130,8 @@ def slot(arch: Arch, *, base: Path, package: Path, keyring: Path, toolbox: Toolb
         'DICOM_EDGE_COMPILE=no chroot "$1" dpkg --install /package.deb && rm "$1/package.deb"',
         _compiled(toolbox),
         f'cp -r --no-preserve=ownership {quoted["image"]}/. "$1/"',
+        # a light may be wired to its pins
+        f'install -D -m 644 {quoted["gpio"]} "$1/usr/lib/systemd/system/edge.service.d/gpio.conf"',
         f'install -D -m 644 {quoted["rauc"]}/system.conf "$1/etc/rauc/system.conf"',
         f'sed -i s/dicom-edge-arm64/dicom-edge-{arch}/ "$1/etc/rauc/system.conf"',
         f'install -D -m 644 {quoted["keyring"]} "$1/etc/rauc/keyring.pem"',
