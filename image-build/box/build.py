@@ -43,7 +43,9 @@ def step(text: str) -> Iterator[None]:
     console.print(f"{time.monotonic() - began:7.0f} s  {text}")
 
 
-def build(arch: Arch, *, version: str, signing: Signing, out: Path, progress: Progress = step) -> Built:
+def build(
+    arch: Arch, *, version: str, signing: Signing, out: Path, fresh: bool = False, progress: Progress = step
+) -> Built:
     """Build all of it into ``out``. Raises `BuildError`."""
     out.mkdir(parents=True, exist_ok=True)
     work = out / f"work-{arch}"
@@ -53,7 +55,7 @@ def build(arch: Arch, *, version: str, signing: Signing, out: Path, progress: Pr
     with progress(f"package for {arch}"):
         deb = package.build(arch, out, version=version)
     with progress("Debian for the box (kept for the next time)"):
-        debian = base(arch, epoch=epoch)
+        debian = base(arch, epoch=epoch, fresh=fresh)
     with progress("root file system"):
         root = slot(arch, base=debian, package=deb, keyring=signing.keyring, toolbox=tools, out=out, epoch=epoch)
     image = out / f"dicom-edge-{version}-{arch}.img"
@@ -103,8 +105,9 @@ def prepare(arch: Arch, out: Path) -> None:
     help="Certificate (PEM) of who signs updates; a box built with it takes those alone.",
 )
 @click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key (PEM).")
+@click.option("--fresh", is_flag=True, help="Take Debian's packages anew, with what was mended in them since.")
 @click.option("--compress/--no-compress", default=True, help="Compress the image (xz).")
-def main(arch: Arch, out: Path, certificate: Path | None, key: Path | None, *, compress: bool) -> None:
+def main(arch: Arch, out: Path, certificate: Path | None, key: Path | None, *, fresh: bool, compress: bool) -> None:
     """Build the Debian package, the image of the card, the bundle that updates a box, and lists of what is inside."""
     if (certificate is None) != (key is None):
         raise click.UsageError("--certificate and --key belong together.")
@@ -116,7 +119,7 @@ def main(arch: Arch, out: Path, certificate: Path | None, key: Path | None, *, c
         else:
             signing = keys.trial(place.cache() / "trial-key")
             console.print("         no --key: updates are signed with a key for trying, never meant for a clinic")
-        built = build(arch, version=package.own_version(), signing=signing, out=out)
+        built = build(arch, version=package.own_version(), signing=signing, out=out, fresh=fresh)
         files = [*built.files, *([squeezed(built.disk.image)] if compress else [])]
     except BuildError as e:
         console.print(f"error: {e}", style="red", markup=False)

@@ -74,10 +74,11 @@ def _mmdebstrap(arch: Arch, *options: str) -> list[str]:
     return ["mmdebstrap", "--quiet", f"--architectures={arch}", "--format=tar", apt, *left, *kept, *options]
 
 
-def base(arch: Arch, *, epoch: int) -> Path:
+def base(arch: Arch, *, epoch: int, fresh: bool = False) -> Path:
     """Debian for the box, with kernel and initial file system: a tar in the cache. Raises `BuildError`.
 
-    ``epoch``: time of every file, in seconds (SOURCE_DATE_EPOCH).
+    ``epoch``: time of every file, in seconds (SOURCE_DATE_EPOCH). ``fresh``: what is in the cache is made anew, since
+    Debian mends its packages.
     """
     packages = (*_PACKAGES, _KERNELS[arch])
     modules = "\\n".join(_MODULES[arch])
@@ -102,7 +103,7 @@ def base(arch: Arch, *, epoch: int) -> Path:
     )
     wanted = hashlib.sha256("\0".join(options).encode()).hexdigest()[:12]
     kept = place.cache() / f"base-{arch}-{wanted}.tar"
-    if not kept.exists():
+    if fresh or not kept.exists():
         draft = kept.with_suffix(".draft")
         argv = [*_mmdebstrap(arch, *options), str(draft)]
         run(argv, log=kept.with_suffix(".log"), what="Putting Debian together", env=_environment(epoch))
