@@ -211,6 +211,8 @@ def test_a_medium_is_only_read_and_let_go_of_whatever_happens(tmp_path: Path, ki
     [
         ("root=/dev/vda3 rauc.slot=A", "dicom-edge-9.9.9-arm64.raucb", True),
         ("root=/dev/vda3 rauc.slot=A", "dicom-edge-1.0.0-arm64.raucb", False),  # runs already
+        ("root=/dev/vda3 rauc.slot=A", "dicom-edge-0.9.12-arm64.raucb", False),  # would go back
+        ("root=/dev/vda3 rauc.slot=A", "dicom-edge-1.0.10-arm64.raucb", True),
         ("root=/dev/vda3", "dicom-edge-9.9.9-arm64.raucb", False),  # no image of the box
         ("root=/dev/vda3 rauc.slot=A", "9.9.9.raucb", False),
     ],
@@ -220,6 +222,9 @@ def test_a_bundle_on_a_stick_is_asked_for_as_an_update_and_the_images_are_taken_
 ) -> None:
     files(tmp_path / "content" / "DICOM", mr(1))
     (tmp_path / "content" / name).write_bytes(b"bundle")
+    # neither an older one beside it nor a link to what only root may read is asked for
+    (tmp_path / "content" / "dicom-edge-0.5-arm64.raucb").write_bytes(b"old")
+    (tmp_path / "content" / "dicom-edge-99-arm64.raucb").symlink_to("/etc/shadow")
     (tmp_path / "cmdline").write_text(cmdline)
     told = 'case $1 in --version) echo "edge, version 1.0.0";; update) echo "$@"; exit 1;; *) echo "$@";; esac'
     with Stick(tmp_path, "ext2") as stick:

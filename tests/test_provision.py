@@ -661,3 +661,105 @@ def test_systemd_takes_the_unit_and_finds_little_exposed(tmp_path: Path) -> None
     found = re.search(r"exposure level for .*: ([0-9.]+)", done.stdout)
     assert found is not None, done.stdout + done.stderr
     assert float(found[1]) <= 4.0  # it mounts
+
+
+# what the appliance, or a mistake, left behind
+
+
+def test_a_storage_path_that_cannot_be_written_is_refused_and_the_corrected_file_is_taken(
+    places: Places, pem: str
+) -> None:
+    locked = places.at("/mnt")
+    locked.mkdir()
+    wrong = (
+        CONFIGURATION.replace("/var/lib/edge", "/mnt/disk")
+        if "/var/lib/edge" in CONFIGURATION
+        else (CONFIGURATION + '\n[storage]\npath = "/mnt/disk"\n')
+    )
+    # a file in its way is what root, too, cannot write below
+    (locked / "disk").write_text("no folder")
+    put(places, pem, configuration=wrong)
+    first = boot.start(places, Fake())
+    assert first.refused or first.failed
+    assert (places.firmware / "provision.toml").exists()
+    put(places, pem)
+    second = boot.start(places, Fake())
+    assert (second.refused, second.failed) == ((), ())
+    assert not (places.firmware / "provision.toml").exists()
+
+
+def test_a_box_whose_own_folder_is_broken_still_reads_its_card(places: Places, pem: str) -> None:
+    boot.start(places, Fake())
+    text = '[storage]\npath = "/mnt/gone"\n'
+    places.configuration.write_text(text)
+    places.at("/mnt").write_text("no folder")
+    assert boot.start(places, Fake()).failed
+    put(places, pem)
+    assert boot.start(places, Fake()).failed == ()
+    assert "/mnt/gone" not in places.configuration.read_text()
+
+
+def test_nothing_that_the_appliance_may_leave_in_its_identity_leads_root_elsewhere(
+    places: Places, tmp_path: Path
+) -> None:
+    boot.start(places, Fake())
+    identity = places.at("/var/lib/edge/identity")
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    outside.chmod(0o600)
+    for name in ("device.new", "device.key.new", "first-code.new"):
+        (identity / name).symlink_to(outside)
+    for name in ("device.csr", "first-code", "device"):
+        (identity / name).unlink(missing_ok=True)
+        (identity / name).symlink_to(outside)
+    os.mkfifo(identity / "fifo")
+    os.link(outside, identity / "linked")
+    system = Fake()
+    (places.firmware / RESULT).unlink()
+    places.configuration.unlink()
+    assert boot.start(places, system).failed == ()
+    assert outside.read_text() == "kept"
+    assert "kept" not in answer(places)
+    assert {path.name for path in identity.iterdir() if path.is_symlink()} == set()
+    assert not {identity / "fifo", identity / "linked"} & set(system.given)
+
+
+def test_an_identity_that_is_a_link_is_made_a_folder_again(places: Places, tmp_path: Path) -> None:
+    boot.start(places, Fake())
+    identity = places.at("/var/lib/edge/identity")
+    elsewhere = tmp_path / "elsewhere"
+    identity.rename(elsewhere)
+    identity.symlink_to(elsewhere)
+    system = Fake()
+    assert boot.start(places, system).failed == ()
+    assert not identity.is_symlink()
+    assert not [path for path in system.given if path.is_relative_to(elsewhere)]
+
+
+def test_a_key_that_is_none_is_set_aside_and_made_anew(places: Places) -> None:
+    boot.start(places, Fake())
+    identity = places.at("/var/lib/edge/identity")
+    (identity / "device.key").write_text("no key")
+    (identity / "device.csr").unlink()
+    assert boot.start(places, Fake()).failed == ()
+    assert "BEGIN PRIVATE KEY" in (identity / "device.key").read_text()
+    assert "BEGIN CERTIFICATE REQUEST" in (identity / "device.csr").read_text()
+
+
+def test_the_network_is_told_before_anything_that_could_hang(places: Places, pem: str) -> None:
+    put(places, pem)
+    boot.start(places, Fake())
+    told = places.at("/run/systemd/network/10-edge.network")
+    told.unlink()
+    places.configuration.unlink()
+
+    seen: list[bool] = []
+
+    class Looks(Fake):
+        def give(self, path: Path) -> None:
+            seen.append(told.exists())
+            super().give(path)
+
+    boot.start(places, Looks())
+    assert seen
+    assert all(seen)

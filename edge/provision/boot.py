@@ -38,6 +38,8 @@ def start(places: Places, system: System, folder: Path | None = None) -> Outcome
     said: list[str] = []
     refused: list[str] = []
     failed: list[str] = []
+    # a box that is on the network can be helped, whatever comes next
+    live.apply(places, system)
     try:
         said += _set_up(Card(folder or places.firmware, system), places, system)
     except FaultsError as e:
@@ -57,8 +59,13 @@ def _set_up(card: Card, places: Places, system: System) -> list[str]:
     if kept is not None:
         taking.finish(card, kept, places)
         said.append("what was taken from the card before is wiped")
-    _name(places, system, node.ensure(standing.storage(places), system))
     source = card.source
+    try:
+        _name(places, system, node.ensure(standing.storage(places), system))
+    except OSError:
+        # what lies on the card may be what mends it
+        if source is None:
+            raise
     had_none = not places.configuration.exists()
     if source is not None:
         _take(card, source, places, system)

@@ -4,6 +4,7 @@ The configuration is judged as `edge check` does it, with the files that it name
 ``provision.toml`` on the card, the others on the box. Every fault is told at once.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -77,11 +78,20 @@ def judge(folder: Path, source: Path, places: Places | None) -> Judged:
         configuration = _given(path, named or _CONFIGURATION, private=False, wrong=wrong, key="edge.configuration")
     if path is not None and configuration is not None:
         config = _Judge(path, {one.name: folder / one.lies for one in files}, places, faults, notes).config()
+        if config is not None and places is not None and not _writable(places.at(config.storage.path)):
+            text = "it cannot be written on this box; leave storage.path out"
+            faults.append(Fault(path.name, Problem(None, "storage.path", text)))
     elif named:
         wrong("edge.configuration", f'"{named}" does not lie beside {source.name}')
     if faults:
         raise FaultsError(tuple(faults))
     return Judged(itself, profile, configuration, config, files, tuple(notes))
+
+
+def _writable(path: Path) -> bool:
+    """Whether the folder, or the nearest above it that is there, can be written."""
+    there = next((one for one in (path, *path.parents) if one.exists()), path)
+    return os.access(there, os.W_OK)
 
 
 def _source(path: Path) -> Given:

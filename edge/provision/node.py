@@ -4,6 +4,7 @@ Made once, in ``identity`` of the storage path, and kept whatever else changes.
 """
 
 import asyncio
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +27,8 @@ def device(storage: Path) -> str:
 def ensure(storage: Path, system: System) -> str:
     """Return the id of the box, with all that it needs made, and the appliance its owner. Raises OSError."""
     identity = storage / "identity"
-    for folder in (storage, identity):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    storage.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _plain(identity)
     if not device(storage):
         # a spool that was brought from another box has numbers that must not come again
         if (storage / "spool").is_dir():
@@ -40,11 +41,29 @@ def ensure(storage: Path, system: System) -> str:
         _put(key, _new_key(), 0o600)
         request.unlink(missing_ok=True)
     if not request.exists():
-        _put(request, _request(key.read_bytes(), found), 0o644)
+        try:
+            asked = _request(key.read_bytes(), found)
+        except OSError:
+            # nobody may be there to remove it, and nothing can be done with it
+            key.replace(key.with_suffix(".broken"))
+            _put(key, _new_key(), 0o600)
+            asked = _request(key.read_bytes(), found)
+        _put(request, asked, 0o644)
     # each time: a start that was cut short may have left something that is root's
     for path in (storage, identity, *identity.iterdir()):
         system.give(path)
     return found
+
+
+def _plain(identity: Path) -> None:
+    """Have it a folder of plain files: the appliance makes nothing else, and a link would lead root elsewhere."""
+    if identity.is_symlink() or (identity.exists() and not identity.is_dir()):
+        identity.unlink()
+    identity.mkdir(mode=0o700, exist_ok=True)
+    for path in identity.iterdir():
+        at = path.lstat()
+        if not stat.S_ISDIR(at.st_mode) and (not stat.S_ISREG(at.st_mode) or at.st_nlink != 1):
+            path.unlink()
 
 
 def request(storage: Path) -> str:

@@ -83,11 +83,12 @@ def put(one: Write, system: System) -> None:
 
 
 def _write(judged: "Judged", places: Places, system: System) -> None:
+    # first: a storage path that cannot be written must not become that of the box
+    at = places.at(judged.config.storage.path) if judged.config is not None else storage(places)
+    node.ensure(at, system)
     for one in writes(judged, places):
         put(one, system)
     start(places, system)
-    at = storage(places)
-    node.ensure(at, system)
     dashboard = judged.profile.dashboard
     if dashboard.password is not None or dashboard.password_hash is not None:
         _password(at / "identity", dashboard.password, dashboard.password_hash, system)

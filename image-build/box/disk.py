@@ -67,7 +67,8 @@ class Assembly:
         root = self._root_file_system()
         self._firmware()
         self._boot_environment()
-        self._ext4("data.ext4", _DATA, label="data", number=0xD1)
+        # some is root's: that a version is good can be written down on a disk that is full
+        self._ext4("data.ext4", _DATA, label="data", number=0xD1, spare=1)
         self._partitions(image)
         return Disk(image=image, root=root, kernel=kernel, initrd=initrd)
 
@@ -92,14 +93,24 @@ class Assembly:
         return made
 
     def _ext4(
-        self, name: str, size: int, *, label: str, number: int, source: Path | None = None, options: str = ""
+        self,
+        name: str,
+        size: int,
+        *,
+        label: str,
+        number: int,
+        source: Path | None = None,
+        options: str = "",
+        spare: int = 0,
     ) -> None:
         # U-Boot reads the slot: no feature that it need not know
         features = ",".join(filter(None, ("^metadata_csum_seed", "^orphan_file", options)))
         filled: list[str | Path] = ["-d", source] if source else []
         seed = f"hash_seed={part_uuid(number + 1)},root_owner=0:0"
         self._do(
-            *("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-L", label, "-U", part_uuid(number)),
+            # the type is said, since a small file system would be given many inodes, and keep that as it grows
+            *("mke2fs", "-q", "-t", "ext4", "-T", "default", "-b", "4096", "-m", str(spare)),
+            *("-L", label, "-U", part_uuid(number)),
             *("-O", features, "-E", seed, *filled, self._work / name, f"{size // 1024}k"),
             what=f"Making the file system {label}",
         )
