@@ -78,11 +78,12 @@ def full(image: Image, toolbox: Toolbox, folder: Path) -> list[str]:
         if stand.send(number=1):
             problems.append("an image was answered 0000 on a full disk")
     with stand.receiver() as pacs, stand.running() as machine:
-        # a full disk is no reason to take a version back
-        stand.serving()
-        if status(machine)["intake"]["open"]:
-            problems.append("after a start with a full disk intake is open")
+        # it waits for its disk, and says so; that is no reason to take a version back
+        until(lambda: "not receiving" in _said(machine, "systemctl show -p StatusText edge"), BOOT, "the service does not wait")
+        if stand.send(number=1):
+            problems.append("an image was answered 0000 while the service waits for its disk")
         machine.run("rm /data/filler; sync", seconds=BOOT)
+        stand.serving()
         until(lambda: bool(status(machine)["intake"]["open"]), BOOT, "intake stays closed where there is room again")
         stand.send(number=2)
         until(lambda: not stand.missing(pacs), BOOT, "the images do not arrive")
