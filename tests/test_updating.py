@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from configparser import ConfigParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from box.bundle import manifest
 from click.testing import CliRunner
 
 from edge import __version__
@@ -29,21 +31,24 @@ from edge.mqtt import Message
 from edge.signing import sign
 from edge.status.collect import finding_status
 from edge.store import Store, StoreError
+from edge.store.schema import VERSION
 from edge.telemetry.acts import Acts
 from edge.telemetry.commander import Commander
 from edge.telemetry.commands import REASONS as COMMAND_REASONS
 from edge.telemetry.commands import CommandFailed, Nothing, Update
 from edge.telemetry.health import health
 from edge.telemetry.reporter import Reporter, Who
-from edge.updating import carrying, download
-from edge.updating.carrying import Carrier, Traffic
+from edge.updating import download, installing
+from edge.updating.carrying import Carrier
 from edge.updating.download import Download, FetchError
 from edge.updating.good import Answer, Judge, Settler, disk_takes, receives
 from edge.updating.image import booted, other
+from edge.updating.installing import Installer, Traffic
 from edge.updating.reasons import REASONS, REFUSALS
-from edge.updating.state import NAME, Record, State, read_state
-from edge.updating.system import Ran, System, ToolError, Unit, run
+from edge.updating.state import NAME, Phase, Record, State, read_state
+from edge.updating.system import Bundle, Ran, System, ToolError, Unit, run
 from edge.updating.taking import Counter, NotPlainError
+from edge.updating.versions import is_older
 from edge.updating.wanted import BUNDLE, FOLDER, Asking, RefusedError, Wanted, acceptable, bundle_url
 from edge.updating.watch import REMEMBERED, UpdateWatch
 from edge.web.language import Languages
@@ -337,6 +342,7 @@ class Box:
         self.boot = "boot-1"
         self.running = "1.0.0"
         self.bundle = "1.2.3"
+        self.meta: dict[str, object] = {}
         self.fails: dict[str, str] = {}
         self.ran: list[str] = []
         self.traffic: Traffic | None = Traffic(going=False, came=7)
@@ -360,7 +366,7 @@ class Box:
         return [change.phase for change in self.state.changes]
 
     def run(self, argv: Sequence[str], _seconds: float | None) -> Ran:
-        word = " ".join(argv[1:3]) if argv[:2] == ("rauc", "status") else argv[1]
+        word = f"mark {argv[-2]}" if "Mark" in argv else "set-state" if "set-state" in argv else argv[1]
         self.ran.append(word)
         self.on_run(word)
         if word in self.fails:
@@ -369,7 +375,8 @@ class Box:
             )
         if word == "info":
             assert Path(argv[-1]).is_file()
-            return Ran(code=0, out=json.dumps({"version": self.bundle, "compatible": "x", "more": 1}), err="")
+            told = {"update": {"version": self.bundle, "compatible": "x"}, "bundle": {}, "meta": self.meta}
+            return Ran(code=0, out=json.dumps(told), err="")
         return Ran(code=0, out="", err="")
 
     def pause(self, seconds: float) -> None:
@@ -382,7 +389,10 @@ class Box:
     def carry_out(self) -> None:
         """As edge-update.service does."""
         self.settler().compare()
-        Carrier(
+        self.carrier().run()
+
+    def carrier(self) -> Carrier:
+        return Carrier(
             Counter(self.storage),
             self.record,
             System(self.run),
@@ -392,7 +402,7 @@ class Box:
             keep=0,
             traffic=lambda: self.traffic,
             pause=self.pause,
-        ).run()
+        )
 
     def start_anew(self, slot: str, running: str = "") -> None:
         self.boot += "+"
@@ -408,6 +418,12 @@ class Box:
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
         return folder / name
+
+    def ask_by_stick(self, *, force: bool = False) -> None:
+        """A bundle whose name says nothing of its version."""
+        stick = self.root.parent / "stick.raucb"
+        stick.write_bytes(CONTENT)
+        self.asking.file(stick, keep=0, force=force)
 
     def nothing_is_left(self) -> None:
         assert not (self.root / "request.json").exists()
@@ -516,6 +532,45 @@ def test_a_file_is_copied_only_where_there_is_room_for_it_twice(box: Box, tmp_pa
     assert (box.storage / FOLDER / BUNDLE).read_bytes() == CONTENT
     with pytest.raises(RefusedError, match="UPDATE_UNDER_WAY"):
         box.asking.file(stick, keep=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("dicom-edge-1.2.3-arm64.raucb", "ROLLED_BACK_BEFORE"),
+        ("dicom-edge-1.0.0-amd64.raucb", "SAME_VERSION"),
+        ("dicom-edge-0.9.9-arm64.raucb", "OLDER_VERSION"),
+        ("dicom-edge-1.0.0-rc1-arm64.raucb", "OLDER_VERSION"),
+        ("dicom-edge-1.2.4-arm64.raucb", ""),
+        ("dicom-edge-latest-arm64.raucb", ""),
+        ("old.raucb", ""),
+    ],
+)
+def test_what_a_files_name_says_is_refused_before_it_is_copied(box: Box, tmp_path: Path, name: str, code: str) -> None:
+    box.record.enter(State(to="1.2.3"), "rolled-back")
+    stick = tmp_path / name
+    stick.write_bytes(CONTENT)
+    if code:
+        with pytest.raises(RefusedError) as e:
+            box.asking.file(stick, keep=0)
+        assert e.value.code == code
+        assert code in REFUSALS
+        assert not (box.storage / FOLDER).exists()
+    box.asking.file(stick, keep=0, force=bool(code))
+    assert (box.storage / FOLDER / BUNDLE).exists()
+
+
+def test_a_bundle_on_a_medium_leads_nowhere_else(box: Box, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(CONTENT)
+    link, pipe = tmp_path / "link.raucb", tmp_path / "pipe.raucb"
+    link.symlink_to(secret)
+    os.mkfifo(pipe)
+    for path in (link, pipe, Path("/dev/null")):
+        with pytest.raises(RefusedError) as e:
+            box.asking.file(path, keep=0)
+        assert e.value.code == "BAD_FILE"
+        assert list((box.storage / FOLDER).iterdir()) == []
 
 
 def test_only_https_or_this_machine_may_be_fetched_from() -> None:
@@ -642,11 +697,11 @@ def test_an_update_is_fetched_installed_and_tried(served: Box) -> None:
     served.nothing_is_left()
     assert served.settler().settle(served.judge())
     assert served.phases == ["downloading", "installing", "waiting", "trial", "done"]
-    assert served.ran[-1] == "status mark-good"
+    assert served.ran[-1] == "mark good"
     served.start_anew("B")
     served.ran.clear()
     assert served.settler().settle(served.judge())
-    assert served.ran == ["status mark-good"], "a normal start gives its try back"
+    assert served.ran == ["mark good"], "a normal start gives its try back"
     assert served.phases[-1] == "done"
 
 
@@ -787,7 +842,7 @@ def test_after_a_day_it_waits_no_longer(served: Box) -> None:
     began = served.clock.monotonic()
     served.asking.version("1.2.3")
     served.carry_out()
-    assert carrying.PATIENCE <= served.clock.monotonic() - began <= carrying.PATIENCE + 60
+    assert installing.PATIENCE <= served.clock.monotonic() - began <= installing.PATIENCE + 60
 
 
 def test_an_appliance_that_does_not_answer_takes_nothing_in(served: Box) -> None:
@@ -825,7 +880,7 @@ def test_a_full_disk_leaves_the_request_for_the_next_try(served: Box, monkeypatc
 
 
 def test_too_little_room_beside_the_reserve_fails(served: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Carrier, "_room", lambda _: len(CONTENT) - 1)
+    monkeypatch.setattr(Installer, "_room", lambda _: len(CONTENT) - 1)
     served.asking.version("1.2.3")
     served.carry_out()
     assert (served.state.phase, served.state.reason) == ("failed", "NO_ROOM")
@@ -954,7 +1009,7 @@ def test_a_version_on_trial_that_does_not_do_well_is_taken_back_with_its_reason(
     began = box.clock.monotonic()
     assert not box.settler().settle(box.judge(**BAD[code]))
     assert 300 <= box.clock.monotonic() - began <= 310
-    assert box.ran == ["status mark-bad", "reboot"]
+    assert box.ran == ["mark bad", "reboot"]
     box.start_anew("A")
     assert box.settler().settle(box.judge())
     state = box.state
@@ -977,7 +1032,7 @@ def test_what_was_good_before_is_never_started_anew(box: Box, code: str) -> None
     judge = Changing(lambda: Unit(active="active", restarts=0, ports=()), lambda: "good", bool, lambda: True, box.clock)
     assert box.settler().settle(judge)
     assert looks == 2001
-    assert box.ran == ["status mark-good"]
+    assert box.ran == ["mark good"]
     assert box.state == State()
 
 
@@ -996,6 +1051,7 @@ def test_a_version_that_was_good_and_does_not_start_any_more_fell_back_too(box: 
     assert box.settler().compare().phase == "rolled-back"
     assert box.settler().compare() == box.state
     assert box.phases == ["done", "rolled-back"]
+    assert box.state.rolled_back == (), "it was good: three cuts in a row pass it over, too"
 
 
 def test_a_trial_survives_a_power_cut(box: Box) -> None:
@@ -1060,21 +1116,41 @@ def test_a_program_that_falls_again_and_again_is_not_good_for_a_moment(box: Box)
         return Unit(active="active" if looks % 3 else "activating", restarts=looks, ports=(11112,))
 
     assert not box.settler().settle(Judge(unit, lambda: "good", lambda _: True, lambda: True, box.clock))
-    assert box.ran == ["status mark-bad", "reboot"]
+    assert box.ran == ["mark bad", "reboot"]
 
 
-def test_a_slot_that_cannot_be_marked_bad_is_left_all_the_same(box: Box) -> None:
+def test_a_slot_that_rauc_cannot_mark_bad_is_marked_past_it(box: Box) -> None:
     waiting(box)
     box.start_anew("B")
-    box.fails = {"status mark-bad": "Error"}
+    box.fails = {"mark bad": "Error"}
     assert not box.settler().settle(box.judge(answer="none"))
-    assert box.ran[-1] == "reboot"
+    assert box.ran == ["mark bad", "set-state", "reboot"]
+
+
+def test_where_nothing_keeps_a_mark_the_machine_does_not_start_anew_for_ever(box: Box) -> None:
+    waiting(box)
+    box.start_anew("B")
+    box.fails = {"mark bad": "Error", "set-state": "Error"}
+    bad, good, end = box.judge(answer="none"), box.judge(), box.clock.monotonic() + 2000
+
+    class Late(Judge):
+        def look(self) -> Any:
+            return (good if box.clock.monotonic() > end else bad).look()
+
+    judge = Late(lambda: Unit(active="active", restarts=0, ports=()), lambda: "good", bool, lambda: True, box.clock)
+    reasons = []
+    box.on_pause = lambda: reasons.append(box.state.reason)
+    assert box.settler().settle(judge), "it is looked at until it is well"
+    assert "reboot" not in box.ran
+    assert box.ran[:4] == ["mark bad", "set-state"] * 2
+    assert reasons[-1] == "NO_STATUS"
+    assert (box.state.phase, box.state.reason) == ("done", "")
 
 
 def test_a_slot_that_cannot_be_marked_good_stays_on_trial(box: Box) -> None:
     waiting(box)
     box.start_anew("B")
-    box.fails = {"status mark-good": "Error"}
+    box.fails = {"mark good": "Error"}
     with pytest.raises(ToolError):
         box.settler().settle(box.judge())
     assert box.state.phase == "trial"
@@ -1085,21 +1161,280 @@ def test_a_rolled_back_version_is_taken_again_only_by_force(served: Box) -> None
     served.record.enter(State(from_="1.0.0", to="1.2.3", slot="B", request="a" * 32), "rolled-back", reason="FELL_BACK")
     served.put("wanted.json", {**UPDATE, "url": f"{served.url}/b"})  # by somebody who did not ask first
     served.carry_out()
-    assert (served.state.phase, served.state.reason) == ("failed", "ROLLED_BACK_BEFORE")
+    assert (served.state.phase, served.state.reason) == ("rolled-back", "FELL_BACK"), "which is the truth still"
     assert served.ran == []
+    served.nothing_is_left()
     served.asking.version("1.2.3", force=True)
     served.carry_out()
     assert served.state.phase == "waiting"
 
 
-def test_the_same_holds_for_one_from_a_stick(box: Box, tmp_path: Path) -> None:
-    stick = tmp_path / "stick.raucb"
-    stick.write_bytes(CONTENT)
-    box.record.enter(State(to="1.2.3", request="a" * 32), "rolled-back")
-    box.asking.file(stick, keep=0)
+def test_the_same_holds_for_one_from_a_stick_that_is_left_in(box: Box) -> None:
+    watching = Watching(box)
+    box.record.enter(State(to="1.2.3", slot="B", request="a" * 32), "rolled-back", reason="NO_STATUS")
+    for n in range(3):
+        box.ask_by_stick()
+        box.carry_out()
+        assert (box.state.phase, box.state.reason, box.state.to) == ("rolled-back", "NO_STATUS", "1.2.3")
+        assert box.ran == ["info"] * (n + 1)
+        box.nothing_is_left()
+        watching.look()
+        assert watching.codes == ["UPDATE_ROLLED_BACK"]
+        (box.storage / FOLDER / "told").unlink()
+
+
+def test_what_a_stick_holds_that_is_not_needed_leaves_the_last_update_on_record(box: Box) -> None:
+    box.record.enter(State(from_="1.0.0", to="1.2.3", slot="B", request="a" * 32), "done")
+    box.start_anew("B")
+    for bundle in ("1.2.3", "1.2.2"):
+        box.bundle = bundle
+        box.ask_by_stick()
+        box.carry_out()
+        assert (box.state.phase, box.state.to) == ("done", "1.2.3")
+        box.nothing_is_left()
+
+
+def test_a_box_that_was_never_updated_says_why_it_does_not_take_a_stick(box: Box) -> None:
+    box.bundle = "1.0.0"
+    box.ask_by_stick()
     box.carry_out()
-    assert (box.state.phase, box.state.reason, box.state.to) == ("failed", "ROLLED_BACK_BEFORE", "1.2.3")
+    assert (box.state.phase, box.state.reason, box.state.to) == ("failed", "SAME_VERSION", "1.0.0")
+
+
+@pytest.mark.parametrize("version", ["0.9.9", "1.0.0rc1", "1.0.0-dev", "0.10", ""])
+def test_an_older_version_is_taken_from_a_stick_only_by_force(box: Box, version: str) -> None:
+    box.bundle = version
+    box.ask_by_stick()
+    box.carry_out()
+    assert (box.state.phase, box.state.reason) == ("failed", "OLDER_VERSION")
     assert box.ran == ["info"]
+    box.nothing_is_left()
+    box.ask_by_stick(force=True)
+    box.carry_out()
+    assert box.state.phase == "waiting"
+
+
+def test_an_older_version_that_is_asked_for_from_afar_is_taken(served: Box) -> None:
+    served.bundle = "0.9.9"
+    served.asking.version("0.9.9")
+    served.carry_out()
+    assert served.state.phase == "waiting"
+
+
+def test_versions_have_an_order() -> None:
+    order = [
+        *("0.9.9", "0.10.0", "1.0.0a2", "1.0.0-alpha", "1.0.0-beta1", "1.0.0.dev3", "1.0.0rc2", "1.0.0rc10"),
+        *("1.0.0", "1.0.0+debian", "1.0.0.post1", "1.0.0.post2", "1.0.1", "2.0.0"),
+    ]
+    for n, one in enumerate(order):
+        assert [is_older(one, than) for than in order] == [False] * (n + 1) + [True] * (len(order) - n - 1), one
+    assert not is_older("1.0.0", "01.0.0")
+    for nonsense in ("", "1.0", "1.0.0.0", "1.0.0\n", "a.b.c", "1.0.0-RC1", "\u0661.0.0"):
+        with pytest.raises(ValueError, match="is no version"):
+            is_older(nonsense, "1.0.0")
+        with pytest.raises(ValueError, match="is no version"):
+            is_older("1.0.0", nonsense)
+
+
+def test_a_version_whose_database_is_too_far_away_is_not_installed(box: Box) -> None:
+    for schema, force, taken in (
+        (VERSION + 2, False, False),
+        (VERSION + 2, True, False),
+        (VERSION + 1, False, True),
+        (VERSION, False, True),
+        (VERSION - 1, False, True),
+        (VERSION - 2, False, False),
+        (VERSION - 2, True, True),
+        (None, False, True),
+    ):
+        (box.root / NAME).unlink(missing_ok=True)
+        (box.root / "request.json").unlink(missing_ok=True)
+        box.meta = {} if schema is None else {"dicom-edge": {"schema": str(schema), "more": "x"}}
+        box.ask_by_stick(force=force)
+        box.carry_out()
+        said = ("waiting", "") if taken else ("failed", "SCHEMA")
+        assert (box.state.phase, box.state.reason) == said, (schema, force)
+
+
+def test_what_a_bundle_says_of_its_database_in_vain_is_no_answer() -> None:
+    for schema in ("x", "-1", "1\n", "9" * 7):
+        told = json.dumps({"update": {"version": "1.2.3"}, "meta": {"dicom-edge": {"schema": schema}}})
+        with pytest.raises(ToolError):
+            System(lambda *_, out=told: Ran(code=0, out=out, err="")).bundle(Path("b"))
+
+
+def test_a_bundle_says_of_itself_what_a_box_reads() -> None:
+    said = ConfigParser()
+    said.read_string(manifest("arm64", "1.2.3", VERSION))
+    told = {
+        "update": dict(said["update"]),
+        "images": [dict(said["image.rootfs"])],
+        "bundle": dict(said["bundle"]),
+        "meta": {"dicom-edge": dict(said["meta.dicom-edge"])},
+    }
+    # as rauc 1.13 repeats it
+    found = System(lambda *_: Ran(code=0, out=json.dumps(told), err="")).bundle(Path("b"))
+    assert found == Bundle("1.2.3", VERSION)
+
+
+# what is lost
+
+
+@pytest.mark.parametrize("phase", ["downloading", "installing"])
+@pytest.mark.parametrize("lost", ["gone", "damaged"])
+def test_a_request_that_is_lost_ends_its_update_and_the_next_one_is_taken(served: Box, phase: Phase, lost: str) -> None:
+    served.record.enter(State(from_="1.0.0", to="1.2.3", slot="B", request=ID), phase)
+    if lost == "damaged":
+        (served.root / "request.json").write_bytes(b'{"wan\0\0')
+    served.start_anew("A")
+    served.carry_out()
+    assert (served.state.phase, served.state.reason, served.state.to) == ("failed", "INTERRUPTED", "1.2.3")
+    assert not (served.root / "request.json").exists()
+    served.asking.version("1.2.3")
+    served.carry_out()
+    assert served.state.phase == "waiting"
+
+
+@pytest.mark.parametrize("phase", ["downloading", "installing"])
+def test_it_is_found_at_the_next_start_that_a_request_is_lost(box: Box, phase: Phase) -> None:
+    box.record.enter(State(from_="1.0.0", to="1.2.3", slot="B", request=ID), phase)
+    request = box.root / "request.json"
+    request.write_text("{}")
+    box.start_anew("A")
+    assert box.settler().compare().phase == phase
+    request.unlink()
+    assert box.settler().compare().phase == "failed", "the path unit sees nothing, and nobody may ask meanwhile"
+    assert (box.state.phase, box.state.reason) == ("failed", "INTERRUPTED")
+
+
+def test_a_call_off_without_a_request_ends_it_as_well(box: Box) -> None:
+    box.record.enter(State(from_="1.0.0", to="1.2.3", slot="B", request=ID), "downloading")
+    box.asking.cancel()
+    box.carrier().run()  # in the same start: nobody compared
+    assert (box.state.phase, box.state.reason) == ("failed", "INTERRUPTED")
+    box.nothing_is_left()
+
+
+def test_what_is_left_of_a_lost_request_is_not_taken_for_the_next_one(box: Box) -> None:
+    box.record.enter(State(from_="1.0.0", to="1.2.2", slot="B", request=ID), "installing")
+    (box.root / "download").mkdir()
+    (box.root / "download/handed-over.raucb").write_bytes(b"of 1.2.2")
+    box.start_anew("A")
+    box.settler().compare()
+    box.ask_by_stick()
+    path, handed = box.root / "download/handed-over.raucb", []
+    box.on_run = lambda word: handed.append(path.read_bytes()) if word == "info" else None
+    box.carry_out()
+    assert handed == [CONTENT]
+
+
+def test_one_that_was_installed_starts_although_its_request_is_lost(box: Box) -> None:
+    waiting(box)
+    box.carry_out()
+    assert box.ran == ["reboot"]
+    box.record.enter(State(from_="1.0.0", to="1.2.3", slot="B", request=ID), "installing")
+    box.start_anew("B")
+    box.carry_out()
+    assert box.state.phase == "trial", "it was installed whole"
+
+
+def test_a_request_that_a_newer_version_wrote_is_gone_on_with(served: Box) -> None:
+    wanted = {**UPDATE, "url": f"{served.url}/b", "mirrors": ["https://x"]}
+    (served.root / "request.json").write_text(json.dumps({"wanted": wanted, "tries": 0, "new": 1}))
+    served.record.enter(State(from_="1.0.0", to="1.2.3", slot="B", request=ID), "downloading")
+    served.carry_out()
+    assert served.phases == ["downloading", "installing", "waiting"]
+
+
+# the power, again and again
+
+
+def test_a_version_whose_starts_the_power_cut_off_may_be_asked_for_again(box: Box) -> None:
+    waiting(box)
+    for _ in range(2):
+        box.start_anew("B")
+        box.settler().compare()
+        box.settler().compare()  # by another service, in the same start
+    box.start_anew("A")
+    assert box.settler().compare().phase == "rolled-back"
+    assert (box.state.reason, box.state.rolled_back) == ("FELL_BACK", ())
+    assert box.asking.refusal("1.2.3") == ""
+
+
+def test_a_version_that_was_judged_in_its_second_start_is_remembered(box: Box) -> None:
+    waiting(box)
+    box.start_anew("B")
+    box.settler().compare()
+    box.start_anew("B")
+    assert not box.settler().settle(box.judge(answer="none"))
+    box.start_anew("A")
+    box.settler().compare()
+    assert (box.state.reason, box.state.rolled_back) == ("NO_STATUS", ("1.2.3",))
+
+
+@pytest.mark.parametrize("starts", [0, 1])
+def test_a_version_that_did_not_come_up_each_time_is_remembered(box: Box, starts: int) -> None:
+    waiting(box)
+    for _ in range(starts):
+        box.start_anew("B")
+        box.settler().compare()
+    box.start_anew("A")
+    box.settler().compare()
+    assert (box.state.reason, box.state.rolled_back) == ("FELL_BACK", ("1.2.3",))
+
+
+def test_a_restart_that_could_not_be_had_is_no_reason_of_the_version(box: Box) -> None:
+    waiting(box)
+    box.record.keep(msgspec.structs.replace(box.state, reason="REBOOT", text="Access denied"))
+    box.start_anew("A")
+    box.settler().compare()
+    assert (box.state.reason, box.state.text) == ("FELL_BACK", "")
+
+
+def test_a_disk_that_is_full_keeps_no_version_from_being_good(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting(box)
+    box.start_anew("B")
+    full = True
+
+    def write(path: Path, data: bytes, mode: int = 0o666) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+        replace_synced(path, data, mode)
+
+    def pause() -> None:
+        nonlocal full
+        full = "mark good" not in box.ran
+
+    monkeypatch.setattr("edge.updating.state.replace_synced", write)
+    box.on_pause = pause
+    assert box.settler().settle(box.judge())
+    assert box.ran == ["mark good"]
+    assert box.phases == ["waiting", "done"], "written once there was room"
+
+
+def test_a_trial_is_written_down_once_there_is_room(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting(box)
+    box.start_anew("B")
+    full = True
+
+    def write(path: Path, data: bytes, mode: int = 0o666) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+        replace_synced(path, data, mode)
+
+    seen: list[str] = []
+
+    def pause() -> None:
+        nonlocal full
+        seen.append(box.state.phase)
+        full = False
+
+    monkeypatch.setattr("edge.updating.state.replace_synced", write)
+    box.on_pause = pause
+    assert not box.settler().settle(box.judge(answer="none"))
+    assert seen[:2] == ["waiting", "trial"]
+    assert box.phases == ["waiting", "trial"]
+    assert box.state.reason == "NO_STATUS"
 
 
 def test_a_clock_at_1970_decides_nothing(served: Box) -> None:
@@ -1379,16 +1714,19 @@ def test_programs_are_run_and_understood(tmp_path: Path, monkeypatch: pytest.Mon
     fake_programs(
         tmp_path,
         monkeypatch,
-        rauc='test "$1" = info && echo \'{"version":"1.2.3","compatible":"c"}\' && exit; echo "$@" >> "$0.log"',
+        rauc='test "$1 $2" = "info --output-format=json-2" && cat "$0.told" && exit; echo "$@" >> "$0.log"',
+        busctl='echo "$@" >> "$0.log"',
         systemctl='printf "%s\\n" ActiveState=active Job=0 NRestarts=4 "StatusText=receiving on [104, 2762]"',
     )
+    (tmp_path / "rauc.told").write_text('{"update":{"version":"1.2.3"}}')
     system = System()
     assert system.bundle(tmp_path / "b").version == "1.2.3"
     system.install(tmp_path / "b")
     system.mark_good()
-    system.mark_bad()
-    log = (tmp_path / "rauc.log").read_text().splitlines()
-    assert log == [f"install {tmp_path}/b", "status mark-good", "status mark-bad booted"]
+    system.mark_bad("B")
+    assert (tmp_path / "rauc.log").read_text().splitlines() == [f"install {tmp_path}/b"]
+    mark = "call --timeout=300 de.pengutronix.rauc / de.pengutronix.rauc.Installer Mark ss"
+    assert (tmp_path / "busctl.log").read_text().splitlines() == [f"{mark} good booted", f"{mark} bad booted"]
     assert system.unit() == Unit(active="active", restarts=4, ports=(104, 2762))
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     assert run(("rauc", "info"), 1.0).code == 127
@@ -1401,7 +1739,7 @@ def test_a_program_that_hangs_is_ended() -> None:
     assert run(("sleep", "60"), 0.1).code == 124
 
 
-@pytest.mark.parametrize("out", ["", "[]", "{", '{"version": 3}'])
+@pytest.mark.parametrize("out", ["", "[]", "{", "{}", '{"update": {"version": 3}}'])
 def test_what_rauc_says_that_is_no_answer_is_a_failure(out: str) -> None:
     with pytest.raises(ToolError):
         System(lambda *_: Ran(code=0, out=out, err="")).bundle(Path("b"))
@@ -1428,7 +1766,20 @@ async def test_a_receiver_is_good_as_soon_as_it_answers_at_all() -> None:
 
 def test_a_disk_that_is_there_takes_something(tmp_path: Path) -> None:
     assert disk_takes(tmp_path)
+    assert disk_takes(tmp_path)
     assert not disk_takes(tmp_path / "none")
+
+
+def test_a_disk_that_takes_nothing_without_saying_so_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert disk_takes(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert not disk_takes(tmp_path)
 
 
 # the command
@@ -1480,8 +1831,8 @@ def test_roots_side_works_without_a_configuration_that_can_be_read(
 ) -> None:
     (tmp_path / "edge.toml").write_text("nonsense")
     fake_programs(tmp_path, monkeypatch, systemctl="exit 0", rauc="exit 0")
-    monkeypatch.setattr("edge.cli.update.FOLDER", tmp_path / "root")
-    monkeypatch.setattr("edge.cli.update.booted", lambda: "A")
+    monkeypatch.setattr("edge.cli.update_root.FOLDER", tmp_path / "root")
+    monkeypatch.setattr("edge.cli.update_root.booted", lambda: "A")
     done = CliRunner().invoke(main, ["update", "--carry-out", "--config", str(tmp_path / "edge.toml")])
     assert (done.exit_code, done.output) == (0, "")
 

@@ -1,44 +1,28 @@
-"""`edge update`: how the box's image is, and another one asked for. Two hidden options are root's side, for systemd."""
+"""`edge update`: how the box's image is, and another one asked for. Hidden options are root's side, `update_root`."""
 
-import asyncio
 import os
-import shutil
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import msgspec
 
 from edge import __version__
-from edge.cli.main import BAD_USAGE, chosen_config, config_option, fail, json_option, print_json, read_config, run_async
+from edge.cli.main import BAD_USAGE, config_option, fail, json_option, print_json, read_config
 from edge.cli.reads import size
-from edge.clock import SystemClock
+from edge.cli.update_root import as_root, kept
 from edge.config import Config
-from edge.configfile import ConfigError, load
-from edge.intake.admission import reserve
-from edge.local import NotRunningError, Request, ask
 from edge.phrase import N_, say
-from edge.snapshot import Snapshot
-from edge.store import ClosedError, StoreError
 from edge.translator import translator
-from edge.updating.carrying import Carrier, Traffic
-from edge.updating.good import Answer, Judge, Settler, disk_takes, receives
-from edge.updating.image import boot_id, booted
+from edge.updating.image import booted
 from edge.updating.reasons import REFUSALS, sentence
-from edge.updating.state import FOLDER, NAME, Record, State
-from edge.updating.system import System, ToolError
-from edge.updating.taking import Counter, NotPlainError
+from edge.updating.state import FOLDER, NAME, State
 from edge.updating.wanted import Asking, RefusedError
-
-_PATIENCE = 10.0
-"""Seconds for the appliance to answer."""
 
 
 @click.command()
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--version", "version", help="Ask for this version from the server of the configuration.")
-@click.option("--force", is_flag=True, help="Also a version that was rolled back before, or runs already.")
+@click.option("--force", is_flag=True, help="Also a version that was rolled back before, runs already, or is older.")
 @click.option("--cancel", "cancelled", is_flag=True, help="Call off an update that is being fetched.")
 @click.option("--carry-out", is_flag=True, hidden=True, help="Root's side: do what was asked for.")
 @click.option("--settle", is_flag=True, hidden=True, help="Root's side: find what runs, and mark it good.")
@@ -59,7 +43,7 @@ def update(
     if sum((bundle is not None, version is not None, cancelled, carry_out, settle)) > 1:
         fail("A file, --version and --cancel: one of them.", BAD_USAGE)
     if carry_out or settle:
-        _as_root(config_path, settle=settle)
+        as_root(config_path, settle=settle)
         return
     config = read_config(config_path).config
     asking = Asking(config.storage.path, config.update.url, FOLDER / NAME, slot=booted(), running=__version__)
@@ -69,7 +53,7 @@ def update(
     _may_write(config.storage.path)
     try:
         if bundle is not None:
-            asking.file(bundle, keep=_kept(config, config.storage.path), force=force)
+            asking.file(bundle, keep=kept(config, config.storage.path), force=force)
         elif version is not None:
             asking.version(version, force=force)
         else:
@@ -136,96 +120,3 @@ def _may_write(storage: Path) -> None:
         fail(f"{storage} cannot be read ({e.strerror or e}): run this as the user of the service.")
     if os.geteuid() == 0 and owner != 0:
         fail("Run this as the user of the service: sudo -u edge edge update …", BAD_USAGE)
-
-
-def _kept(config: Config, folder: Path) -> int:
-    """Bytes that stay free of the disk of ``folder``. Raises OSError."""
-    return reserve(config.storage.reserve, shutil.disk_usage(folder).total)
-
-
-def _as_root(config_path: Path | None, *, settle: bool) -> None:
-    """Root's side. Exits with 1 where it is to be tried again."""
-    slot, clock = booted(), SystemClock()
-    if not slot:
-        fail(REFUSALS["UNSUPPORTED"])
-    config, system = _own_config(config_path), System()
-    try:
-        FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
-        record = Record(FOLDER, clock, boot_id())
-        settler = Settler(record, system, clock, slot=slot, pause=time.sleep)
-        if settle:
-            judged = _config_in_force(config_path, config)
-            settler.settle(_judge(judged, system, clock))
-            return
-        settler.compare()
-        Carrier(
-            Counter(config.storage.path),
-            record,
-            system,
-            clock,
-            slot=slot,
-            running=__version__,
-            keep=_kept(config, FOLDER),
-            traffic=lambda: _traffic(config),
-            pause=time.sleep,
-        ).run()
-    except ToolError as e:
-        fail(f"{sentence(e.code)}: {e.text}")
-    except NotPlainError as e:
-        fail(f"{config.storage.path / 'update'} is not as it should be: {e}")
-    except OSError as e:
-        fail(f"{FOLDER} cannot be used: {e.strerror or e}")
-
-
-def _own_config(path: Path | None) -> Config:
-    """Read the box's own file; one with errors must not keep an update away that may mend it."""
-    try:
-        return load(chosen_config(path)).config
-    except ConfigError:
-        return Config()
-
-
-def _config_in_force(path: Path | None, own: Config) -> Config:
-    try:
-        return read_config(path).config
-    except SystemExit:  # with its errors said
-        return own
-
-
-def _judge(config: Config, system: System, clock: SystemClock) -> Judge:
-    def answers(ports: Sequence[int]) -> bool:
-        return run_async(lambda: receives(config.receive, ports))
-
-    return Judge(system.unit, lambda: _answer(config), answers, lambda: disk_takes(config.storage.path), clock)
-
-
-def _answer(config: Config) -> Answer:
-    try:
-        _status(config)
-    except NotRunningError:
-        return "none"
-    except StoreError:
-        return "no database"
-    return "good"
-
-
-def _traffic(config: Config) -> Traffic | None:
-    try:
-        snapshot = _status(config)
-    except (NotRunningError, StoreError):
-        return None
-    going = snapshot.intake.associations > 0 or any(not one.over for one in snapshot.imports)
-    return Traffic(going, snapshot.intake.instances)
-
-
-def _status(config: Config) -> Snapshot:
-    """Ask the appliance. Raises `NotRunningError`, `StoreError`."""
-
-    async def status() -> Snapshot:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                return msgspec.convert(await ask(config.storage.path, Request(command="status")), Snapshot)
-        except (ClosedError, TimeoutError, msgspec.ValidationError, ValueError) as e:
-            raise NotRunningError(str(e)) from e
-
-    return run_async(status)

@@ -3,6 +3,9 @@
 A version is judged by itself alone: its service runs, answers with its database, and answers a modality. Never by a
 PACS, the network, the clock or a full disk: an offline clinic must not roll back. What has been good before is never
 started anew for that; it is looked at until it is well.
+
+A version that was judged to be bad, or never came up, is remembered and not taken again; one whose starts were cut off
+is not, for the power may have been it.
 """
 
 import os
@@ -27,7 +30,7 @@ from edge.updating.system import System, ToolError, Unit
 log = structlog.get_logger()
 
 TRIAL: Final = 300.0
-"""Seconds after which a version on trial is taken back that was not good in one moment of them."""
+"""Seconds in all of not being good, without an excuse, after which a version on trial is taken back."""
 STARTING: Final = 3600.0
 """Seconds for which a start that goes on, as one that mends a database, is not held against it."""
 STEADY: Final = 3
@@ -37,6 +40,9 @@ _SELDOM: Final = 30.0
 """Seconds between two looks at what has been good before, and is not well for long."""
 _ROOM: Final = 64 << 20
 """Bytes below which a disk is full."""
+_STARTS: Final = 2
+"""Starts that a version on trial has."""
+_PROBE: Final = "takes"
 _PATIENCE: Final = 5.0
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is asked, not listened on
 
@@ -106,26 +112,39 @@ class Settler:
     def compare(self) -> State:
         """Find what became of an update with the last start, and return the record. Raises OSError."""
         with self._record.locked():
-            return self._compared()
+            state = self._record.state
+            found = self._found(state)
+            return state if found is state else self._record.keep(found)
 
-    def _compared(self) -> State:
-        state = self._record.state
-        if state.phase in {"installing", "waiting"} and not self._record.is_of_this_start(state):
-            if state.slot == self._slot:
-                return self._record.enter(state, "trial")
-            if state.phase == "waiting":
-                return self._fell_back(state)
-        if state.phase in {"trial", "done"} and state.slot != self._slot:
-            return self._fell_back(state)
+    def _found(self, state: State) -> State:
+        """Say what ``state`` is after this start; it is itself where nothing changed."""
+        here, anew = state.slot == self._slot, not self._record.is_of_this_start(state)
+        if state.phase in {"installing", "waiting"} and anew and here:
+            return self._record.entered(msgspec.structs.replace(state, starts=1), "trial")
+        begun = state.phase == "downloading" or (state.phase == "installing" and not here)
+        if begun and not self._record.has_request:
+            log.error("what was asked for is lost", version=state.to)
+            return self._record.entered(state, "failed", reason="INTERRUPTED")
+        if state.phase == "waiting" and anew:
+            return self._fallen_back(state)
+        if state.phase == "trial" and anew and here:
+            return self._record.started_again(state)
+        if state.phase in {"trial", "done"} and not here:
+            return self._fallen_back(state)
         return state
 
     def settle(self, judge: Judge) -> bool:
-        """Wait until what runs is good, and mark it; False where it was taken back. Raises OSError, `ToolError`."""
-        state = self.compare()
+        """Wait until what runs is good, and mark it; False where it was taken back. Raises `ToolError`.
+
+        A disk that takes nothing keeps no version from being marked: the record is written when there is room.
+        """
+        state, written = self._compared()
         trial = state.phase == "trial"
         log.info("the running slot is looked at", slot=self._slot, trial=trial, version=state.to if trial else "")
         blamed, said, well = 0.0, "", 0
         while True:
+            if not written:
+                state, written = self._compared()
             verdict = judge.look()
             well = 0 if verdict.code else well + 1
             if well >= (STEADY if trial else 1):
@@ -133,33 +152,65 @@ class Settler:
             if verdict.code and verdict.code != said:
                 said = verdict.code
                 log.warning("the program is not good yet", reason=said, excused=verdict.excused)
-            if trial and verdict.code and blamed >= TRIAL:
-                self._take_back(state, verdict.code)
+            if trial and verdict.code and blamed >= TRIAL and self._take_back(state, verdict.code):
                 return False
             before = self._clock.monotonic()
             self._pause(_LOOK if blamed < TRIAL else _SELDOM)
             if verdict.code and not verdict.excused:
                 blamed += self._clock.monotonic() - before
         self._system.mark_good()
-        if trial:
-            self._record.enter(state, "done")
         log.info("the running slot is good", slot=self._slot)
+        if trial:
+            self._close(state)
         return True
 
-    def _fell_back(self, state: State) -> State:
-        log.error("the new version was taken back", version=state.to, reason=state.reason or "FELL_BACK")
-        return self._record.enter(state, "rolled-back", reason=state.reason or "FELL_BACK", text=state.text)
-
-    def _take_back(self, state: State, code: str) -> None:
-        """Have the other slot started, as the record will say then. Raises OSError, `ToolError`."""
-        log.error("the new version is taken back", version=state.to, reason=code)
-        self._record.keep(msgspec.structs.replace(state, reason=code))
+    def _compared(self) -> tuple[State, bool]:
+        """Return what the record is to say, and whether it does."""
         try:
-            self._system.mark_bad()
+            return self.compare(), True
+        except OSError as e:
+            log.warning("the record cannot be written", why=e.strerror or str(e))
+            return self._found(self._record.state), False
+
+    def _close(self, state: State) -> None:
+        """Write that the update is done, as soon as the disk takes it."""
+        while True:
+            try:
+                self._record.enter(state, "done")
+            except OSError as e:
+                log.warning("the record cannot be written", why=e.strerror or str(e))
+                self._pause(_SELDOM)
+            else:
+                return
+
+    def _fallen_back(self, state: State) -> State:
+        judged = state.reason if state.phase == "trial" else ""
+        # one that came up each time, and was never judged, may have been cut off by the power
+        remembered = bool(judged) or (state.phase != "done" and state.starts < _STARTS)
+        reason = judged or "FELL_BACK"
+        log.error("the new version was taken back", version=state.to, reason=reason, remembered=remembered)
+        text = state.text if judged else ""
+        return self._record.entered(state, "rolled-back", reason=reason, text=text, remembered=remembered)
+
+    def _take_back(self, state: State, code: str) -> bool:
+        """Have the other slot started, as the record will say then; False where this one would start again.
+
+        Raises `ToolError`.
+        """
+        log.error("the new version is taken back", version=state.to, reason=code)
+        if self._record.state.reason != code:
+            try:
+                self._record.keep(msgspec.structs.replace(state, reason=code))
+            except OSError as e:
+                log.warning("the record cannot be written", why=e.strerror or str(e))
+        try:
+            self._system.mark_bad(self._slot)
         except ToolError as e:
-            # its tries run out with the next starts
-            log.warning("the slot could not be marked bad", why=e.text)
+            # where nothing is kept its tries do not run out either: the machine would start anew for ever
+            log.error("the slot cannot be marked bad, so the machine is left running", why=e.text)  # noqa: TRY400
+            return False
         self._system.reboot()
+        return True
 
 
 async def receives(receive: Receive, ports: Sequence[int]) -> bool:
@@ -181,10 +232,22 @@ async def receives(receive: Receive, ports: Sequence[int]) -> bool:
 
 
 def disk_takes(folder: Path) -> bool:
-    """Whether the file system of ``folder`` can be written and has room."""
+    """Whether the file system of ``folder`` can be written and has room; a small file in it is touched."""
     try:
         at = os.statvfs(folder)
     except OSError:
         return False
     full = at.f_bavail * at.f_frsize < _ROOM or (at.f_files > 0 and not at.f_favail)
-    return not full and not at.f_flag & os.ST_RDONLY
+    return not full and not at.f_flag & os.ST_RDONLY and _touched(folder / _PROBE)
+
+
+def _touched(path: Path) -> bool:
+    """Whether a change is taken: after an error ext4 may refuse all of them without calling itself read-only."""
+    try:
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return False
+    return True

@@ -18,6 +18,8 @@ from edge.fsync import replace_synced
 FOLDER: Final = Path("/var/lib/edge-update")
 """Where root's side keeps what is its own."""
 NAME: Final = "state.json"
+REQUEST: Final = "request.json"
+"""What was begun, beside the record."""
 Phase = Literal["none", "downloading", "installing", "waiting", "trial", "done", "failed", "rolled-back"]
 BUSY: Final = frozenset({"downloading", "installing", "waiting", "trial"})
 """Phases in which no other update is begun."""
@@ -57,14 +59,16 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     since: str = ""
     """When the phase began, by a clock that may have been wrong."""
     boot_id: str = ""
-    """Of the start of the machine in which the phase began."""
+    """Of the start of the machine in which the phase began; of a trial, of the last one that was looked at."""
+    starts: int = 0
+    """Starts of the new version that came so far as to be looked at."""
     request: str = ""
     """Id of the request."""
     received: int = 0
     size: int = 0
     """Bytes of the bundle that are here, and of all of it; 0: not known."""
     rolled_back: tuple[str, ...] = ()
-    """Versions that did not do well, the oldest first."""
+    """Versions that did not do well, or did not start, the oldest first."""
     changes: tuple[Change, ...] = ()
     """The last changes of phase."""
 
@@ -97,11 +101,25 @@ class Record:
         """How it is."""
         return read_state(self._path)
 
+    @property
+    def has_request(self) -> bool:
+        """Whether there is a record of what was asked for."""
+        return (self.folder / REQUEST).exists()
+
     def enter(self, state: State, phase: Phase, *, reason: str = "", text: str = "") -> State:
         """Write ``state`` in another phase, after all changes before, and return it. Raises OSError."""
+        return self.keep(self.entered(state, phase, reason=reason, text=text))
+
+    def entered(
+        self, state: State, phase: Phase, *, reason: str = "", text: str = "", remembered: bool = True
+    ) -> State:
+        """Return ``state`` in another phase, after all changes before; nothing is written.
+
+        ``remembered``: whether a version that is rolled back is not to be taken again.
+        """
         now, before = iso(self._clock.now()), self.state
         rolled_back = before.rolled_back
-        if phase == "rolled-back" and state.to:
+        if phase == "rolled-back" and state.to and remembered:
             rolled_back = (*(one for one in rolled_back if one != state.to), state.to)[-_MOST_ROLLED_BACK:]
         change = Change(
             n=before.changes[-1].n + 1 if before.changes else 1,
@@ -112,17 +130,15 @@ class Record:
             reason=reason,
             since=now,
         )
-        return self.keep(
-            msgspec.structs.replace(
-                state,
-                phase=phase,
-                reason=reason,
-                text=text,
-                since=now,
-                boot_id=self._boot_id,
-                rolled_back=rolled_back,
-                changes=(*before.changes, change)[-_MOST_CHANGES:],
-            )
+        return msgspec.structs.replace(
+            state,
+            phase=phase,
+            reason=reason,
+            text=text,
+            since=now,
+            boot_id=self._boot_id,
+            rolled_back=rolled_back,
+            changes=(*before.changes, change)[-_MOST_CHANGES:],
         )
 
     def keep(self, state: State) -> State:
@@ -141,5 +157,9 @@ class Record:
             yield
 
     def is_of_this_start(self, state: State) -> bool:
-        """Whether the phase began since the machine started."""
+        """Whether the phase began, or a trial went on, since the machine started."""
         return bool(state.boot_id) and state.boot_id == self._boot_id
+
+    def started_again(self, state: State) -> State:
+        """Return ``state`` of a trial that goes on in this start; nothing is written."""
+        return msgspec.structs.replace(state, boot_id=self._boot_id, starts=state.starts + 1)

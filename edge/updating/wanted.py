@@ -4,29 +4,33 @@ It names a version, or says that a bundle lies beside it under a fixed name. A r
 outlasts a power cut, and is carried out once. Two at once: the first one counts.
 """
 
+import errno
 import os
 import re
 import secrets
 import shutil
+import stat
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, BinaryIO, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from edge.fsync import sync_path
 from edge.updating.state import State, read_state
+from edge.updating.versions import END, PATTERN, is_older, is_version
 
 FOLDER: Final = "update"
 """Below the storage path."""
 BUNDLE: Final = "bundle.raucb"
-_END: Final = r"$(?!\n)"
-VERSION: Final = r"^[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}([-.+]?[a-z][a-z0-9]{0,15})?" + _END
+_NAME: Final = re.compile(r"dicom-edge-(.{1,40})-[a-z0-9]{1,16}\.raucb")
+"""Of a bundle's file: it says the version, but proves nothing."""
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _LONGEST_URL: Final = 2048
 _CHUNK: Final = 1 << 20
 
-Version = Annotated[str, msgspec.Meta(pattern=VERSION)]
+Version = Annotated[str, msgspec.Meta(pattern=PATTERN)]
 Kind = Literal["update", "reboot", "cancel"]
 NAMES: Final[dict[Kind, str]] = {"update": "wanted.json", "reboot": "reboot.json", "cancel": "cancel.json"}
 """The file of each kind, so that none is in another's way."""
@@ -36,12 +40,12 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What is asked for. Of an update ``url`` and ``version``, or neither: then a bundle lies beside it."""
 
     v: Literal[1] = 1
-    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}" + _END)]
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}" + END)]
     kind: Kind
-    version: Annotated[str, msgspec.Meta(pattern=f"^{_END}|{VERSION}")] = ""
+    version: Annotated[str, msgspec.Meta(pattern=f"^{END}|{PATTERN}")] = ""
     url: Annotated[str, msgspec.Meta(max_length=_LONGEST_URL)] = ""
     force: bool = False
-    """Whether a version is taken that was rolled back before, or that runs."""
+    """Whether a version is taken that was rolled back before, that runs, or that is older."""
 
 
 class RefusedError(Exception):
@@ -107,13 +111,16 @@ class Asking:
             return "NO_UPDATE_URL"
         if state.busy or self.pending:
             return "UPDATE_UNDER_WAY"
-        if version in state.rolled_back and not force:
+        return "" if force else self._known(version, state)
+
+    def _known(self, version: str, state: State) -> str:
+        if version in state.rolled_back:
             return "ROLLED_BACK_BEFORE"
-        return "SAME_VERSION" if version == self._running and not force else ""
+        return "SAME_VERSION" if version == self._running else ""
 
     def version(self, version: str, *, force: bool = False) -> None:
         """Ask for ``version`` from the server of the configuration. Raises `RefusedError`."""
-        if not re.search(VERSION, version):
+        if not is_version(version):
             raise RefusedError("BAD_VERSION")
         code = self.refusal(version, force=force)
         if code or self._url is None:
@@ -122,11 +129,18 @@ class Asking:
         self._write(Wanted(id=_number(), kind="update", version=version, url=url, force=force))
 
     def file(self, bundle: Path, *, keep: int, force: bool = False) -> None:
-        """Ask for what is in ``bundle``. It is copied, where ``keep`` bytes stay free. Raises `RefusedError`."""
+        """Ask for what is in ``bundle``. It is copied, where ``keep`` bytes stay free. Raises `RefusedError`.
+
+        A version in its name that would not be taken is refused before.
+        """
         if not self._slot:
             raise RefusedError("UNSUPPORTED")
-        if self.state.busy or self.pending:
+        state = self.state
+        if state.busy or self.pending:
             raise RefusedError("UPDATE_UNDER_WAY")
+        code = "" if force else self._hinted(bundle.name, state)
+        if code:
+            raise RefusedError(code)
         number = _number()
         self._make_folder()
         temporary = self._folder / f"{number}.part"
@@ -148,12 +162,18 @@ class Asking:
         """Ask to call off an update that is being downloaded. Raises `RefusedError`."""
         self._write(Wanted(id=_number(), kind="cancel"))
 
-    def _copy(self, bundle: Path, to: Path, keep: int) -> None:
+    def _hinted(self, name: str, state: State) -> str:
+        """Why a file of this name is not to be taken, as a code; empty where it may, or its name does not say."""
+        found = _NAME.fullmatch(name)
+        if found is None or not is_version(found[1]):
+            return ""
         try:
-            source = bundle.open("rb")
-        except OSError as e:
-            raise RefusedError("BAD_FILE", e.strerror or str(e)) from e
-        with source, to.open("xb") as target:
+            return self._known(found[1], state) or ("OLDER_VERSION" if is_older(found[1], self._running) else "")
+        except ValueError:
+            return ""
+
+    def _copy(self, bundle: Path, to: Path, keep: int) -> None:
+        with _opened(bundle) as source, to.open("xb") as target:
             size = os.fstat(source.fileno()).st_size
             # root's side makes a copy of its own, where nobody can change it any more
             if 2 * size + keep > shutil.disk_usage(self._folder).free:
@@ -192,6 +212,22 @@ class Asking:
             sync_path(self._folder)
         except OSError as e:
             raise RefusedError("STORAGE", e.strerror or str(e)) from e
+
+
+def _opened(bundle: Path) -> BinaryIO:
+    """Open a plain file, not what a link leads to: whoever asks may read more than who wrote the medium may.
+
+    Raises `RefusedError`.
+    """
+    try:
+        fd = os.open(bundle, _FLAGS)
+    except OSError as e:
+        why = "it is a link" if e.errno == errno.ELOOP else e.strerror or str(e)
+        raise RefusedError("BAD_FILE", why) from e
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise RefusedError("BAD_FILE", "it is no plain file")
+    return os.fdopen(fd, "rb")
 
 
 def _read(fd: int) -> bytes:

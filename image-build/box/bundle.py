@@ -7,6 +7,7 @@ from box import place
 from box.keys import Signing
 from box.rootfs import Arch
 from box.toolbox import Toolbox
+from edge.store.schema import VERSION
 
 
 def bundle(
@@ -19,10 +20,11 @@ def bundle(
     work: Path,
     out: Path,
     level: int = 15,
+    schema: int = VERSION,
 ) -> Path:
     """``out`` as a RAUC bundle (format verity) with ``root``, signed; a lower ``level`` packs sooner and larger.
 
-    Raises `BuildError`.
+    ``schema``: version of the database of the program in it. Raises `BuildError`.
     """
     shutil.rmtree(work, ignore_errors=True)
     content = work / "content"
@@ -32,11 +34,7 @@ def bundle(
         (content / "rootfs.ext4").hardlink_to(root)
     except OSError:
         shutil.copy(root, content / "rootfs.ext4")
-    (content / "manifest.raucm").write_text(
-        f"[update]\ncompatible={compatible(arch)}\nversion={version}\n\n"
-        "[bundle]\nformat=verity\n\n"
-        "[image.rootfs]\nfilename=rootfs.ext4\n"
-    )
+    (content / "manifest.raucm").write_text(manifest(arch, version, schema))
     out.unlink(missing_ok=True)
     binds = [work, out.parent, signing.certificate.parent, signing.key.parent]
     toolbox.run(
@@ -55,6 +53,16 @@ def bundle(
         binds=[*binds, place.OUT] if place.OUT.exists() else binds,
     )
     return out
+
+
+def manifest(arch: Arch, version: str, schema: int) -> str:
+    """What a bundle says of itself. A box takes none whose database it could not open after a roll-back."""
+    return (
+        f"[update]\ncompatible={compatible(arch)}\nversion={version}\n\n"
+        "[bundle]\nformat=verity\n\n"
+        "[image.rootfs]\nfilename=rootfs.ext4\n\n"
+        f"[meta.dicom-edge]\nschema={schema}\n"
+    )
 
 
 def compatible(arch: Arch) -> str:
