@@ -56,7 +56,7 @@ def test_a_new_box_starts_slot_a_and_each_boot_costs_a_try_until_b_has_its_turn(
     assert first.slot == "A"
     assert first.arguments == [
         "root=PARTUUID=5ed6e0a0-0000-4000-8000-00000000000a",
-        *("ro", "rootwait", "rauc.slot=A", "panic=10", "fsck.repair=yes", "console=ttyAMA0"),
+        *("ro", "rootwait=10", "rauc.slot=A", "panic=10", "fsck.repair=yes", "console=ttyAMA0"),
         f"systemd.machine_id={IDENTITY}",
     ]
     assert first.lines[1:3] == [

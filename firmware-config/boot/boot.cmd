@@ -51,9 +51,10 @@ else
 fi'
 
 # in: slot; returns only where it does not start
+# not rootwait alone: without the drivers of its initrd a kernel would wait for its disk for ever instead of giving up
 env set start_slot 'env set uuid ${uuid_A}; env set part ${part_A};
 if test "${slot}" = "B"; then env set uuid ${uuid_B}; env set part ${part_B}; fi;
-env set bootargs "root=PARTUUID=${uuid} ro rootwait rauc.slot=${slot} panic=10 fsck.repair=yes ${consoles}";
+env set bootargs "root=PARTUUID=${uuid} ro rootwait=10 rauc.slot=${slot} panic=10 fsck.repair=yes ${consoles}";
 if test -n "${MACHINE_ID}"; then env set bootargs "${bootargs} systemd.machine_id=${MACHINE_ID}"; fi;
 if load ${devtype} ${devnum}:${part} ${kernel_at} /boot/vmlinuz; then
   if load ${devtype} ${devnum}:${part} ${initrd_at} /boot/initrd.img; then

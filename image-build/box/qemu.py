@@ -205,14 +205,14 @@ class Machine:
         self._number += 1
         start, end = f"<<{self._number}", f"{self._number}>>"
         at = len(self._told)
-        self._console.sendall(
-            f"echo '<''<{self._number}'; ( {line} ) 2>&1 </dev/null; echo $? '{self._number}>''>'\n".encode()
-        )
+        # what is said may end in the middle of a line
+        ending = f"code=$?; echo; echo $code '{self._number}>''>'"
+        self._console.sendall(f"echo '<''<{self._number}'; ( {line} ) 2>&1 </dev/null; {ending}\n".encode())
         begun = self.expect(f"{start}\r\n", seconds, after=at)
         finish = self.expect(f" {end}", seconds, after=begun)
         said = self._told[begun : finish - len(end) - 1].decode(errors="replace").replace("\r\n", "\n")
         text, _, code = said.rpartition("\n") if "\n" in said else ("", "", said)
-        return int(code), text
+        return int(code), text.removesuffix("\n")
 
     def monitor(self, execute: str, **arguments: object) -> Any:
         """Tell QEMU (QMP); what it answers."""

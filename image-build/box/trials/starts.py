@@ -79,7 +79,8 @@ def full(image: Image, toolbox: Toolbox, folder: Path) -> list[str]:
             problems.append("an image was answered 0000 on a full disk")
     with stand.receiver() as pacs, stand.running() as machine:
         # it waits for its disk, and says so; that is no reason to take a version back
-        until(lambda: "not receiving" in _said(machine, "systemctl show -p StatusText edge"), BOOT, "the service does not wait")
+        asked = "systemctl show -p StatusText edge"
+        until(lambda: "not receiving" in _said(machine, asked), BOOT, "the service does not wait")
         if stand.send(number=1):
             problems.append("an image was answered 0000 while the service waits for its disk")
         machine.run("rm /data/filler; sync", seconds=BOOT)
