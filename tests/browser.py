@@ -44,6 +44,15 @@ class Screen:
         """What a person reads."""
         return await self.page.inner_text("body")
 
+    async def box(self, selector: str, at: int = 0) -> tuple[float, float, float, float]:
+        """Left, top, width and height of the element that matches, in pixels; asked at once, as pages renew themselves."""
+        script = (
+            "([selector, at]) => { const r = [...document.querySelectorAll(selector)].at(at).getBoundingClientRect();"
+            " return [r.x, r.y, r.width, r.height]; }"
+        )
+        left, top, width, height = await self.page.evaluate(script, [selector, at])
+        return left, top, width, height
+
     async def violations(self, *rules: str) -> list[str]:
         """What axe finds against WCAG 2.2 A and AA, and against good practice; or against some rules only."""
         found = await Axe().run(self.page, options={"runOnly": list(rules)} if rules else _AXE)

@@ -106,12 +106,10 @@ async def test_the_light_is_read_from_three_metres(tmp_path: Path, browser: Chro
         await screen.open("/?wall=1")
         size = await screen.page.evaluate("parseFloat(getComputedStyle(document.querySelector('h1')).fontSize)")
         assert size >= 72
-        box = await screen.page.locator(".band").bounding_box()
-        assert box is not None
-        assert box["width"] * box["height"] > 0.4 * WALL[0] * WALL[1]
-        places = await screen.page.locator(".place").last.bounding_box()
-        assert places is not None
-        assert places["y"] + places["height"] < WALL[1]
+        _, _, width, height = await screen.box(".band")
+        assert width * height > 0.4 * WALL[0] * WALL[1]
+        _, top, _, height = await screen.box(".place", -1)
+        assert top + height < WALL[1]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
