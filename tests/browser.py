@@ -45,7 +45,7 @@ class Screen:
         return await self.page.inner_text("body")
 
     async def box(self, selector: str, at: int = 0) -> tuple[float, float, float, float]:
-        """Left, top, width and height of the element that matches, in pixels; asked at once, as pages renew themselves."""
+        """Left, top, width and height of what matches, in pixels; asked at once, as pages renew themselves."""
         script = (
             "([selector, at]) => { const r = [...document.querySelectorAll(selector)].at(at).getBoundingClientRect();"
             " return [r.x, r.y, r.width, r.height]; }"
