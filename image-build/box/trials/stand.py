@@ -71,6 +71,7 @@ class Stand:
         self.dicom, self.dashboard, self.pacs_port = free_port(), free_port(), free_port()
         self.acknowledged: dict[str, bytes] = {}
         """SHA-256 on the wire of every object that the box answered 0000, by SOP Instance UID."""
+        self._arrived: set[bytes] = set()
 
     def provision(self, configuration: str | None = None, *, provision: str = PROVISION, more: str = "") -> None:
         """Put what a clinic puts on the card, before a start; ``more`` stands at the end of the configuration."""
@@ -125,8 +126,8 @@ class Stand:
 
     def missing(self, receiver: RawReceiver) -> list[str]:
         """SOP Instance UIDs that were acknowledged and did not arrive as they were sent."""
-        arrived = {one.digest for one in receiver.received}
-        return [uid for uid, digest in self.acknowledged.items() if digest not in arrived]
+        self._arrived |= {one.digest for one in receiver.received}
+        return [uid for uid, digest in self.acknowledged.items() if digest not in self._arrived]
 
 
 def status(machine: Machine) -> dict[str, Any]:
