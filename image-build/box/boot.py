@@ -9,6 +9,7 @@ import click
 from box import package, place
 from box.build import console, prepare
 from box.card import Card
+from box.disk import SLOT_A, part_uuid
 from box.qemu import Hardware, command
 from box.rootfs import Arch
 from box.toolbox import BuildError, toolbox
@@ -21,6 +22,8 @@ hostname = "trial-box"
 [dashboard]
 password = "{password}"
 """
+HOST: Final = "10.0.2.2"
+"""The machine that QEMU runs on, as the box sees it."""
 _CONFIGURATION: Final = """\
 [device]
 name = "Trial box"
@@ -34,23 +37,27 @@ accept = "any"
 address = "0.0.0.0"
 port = 443
 
-# the machine that QEMU runs on, as the box sees it
 [[destination]]
 name = "host"
 type = "dimse"
-host = "10.0.2.2"
-port = {pacs}
+host = "{host}"
+port = {port}
 ae_title = "STORESCP"
 """
 _PASSWORD: Final = "trial-box-1"
 """Of a box that only this machine reaches."""
 
 
+def configuration(port: int) -> str:
+    """What a box on trial is told: it takes images from anyone, and sends them to ``port`` of this machine."""
+    return _CONFIGURATION.format(host=HOST, port=port)
+
+
 def slot_a(arch: Arch, disk: Path, work: Path, **more: object) -> Hardware:
     """The machine for ``disk``: arm64 as a board starts it; amd64 with the kernel of slot A given to QEMU."""
     if arch == "arm64":
         return Hardware(arch=arch, disk=disk, **more)  # type: ignore[arg-type]
-    words = "root=PARTUUID=5ed6e0a0-0000-4000-8000-00000000000a ro rootwait rauc.slot=A panic=10 fsck.repair=yes"
+    words = f"root=PARTUUID={part_uuid(SLOT_A)} ro rootwait rauc.slot=A panic=10 fsck.repair=yes"
     kernel, initrd = work / "vmlinuz", work / "initrd.img"
     return Hardware(arch=arch, disk=disk, kernel=kernel, initrd=initrd, append=f"{words} console=ttyS0", **more)  # type: ignore[arg-type]
 
@@ -121,7 +128,7 @@ def _trial(folder: Path, pacs: int) -> list[Path]:
     folder.mkdir(exist_ok=True)
     texts = {
         "provision.toml": _PROVISION.format(password=_PASSWORD),
-        "edge.toml": _CONFIGURATION.format(pacs=pacs),
+        "edge.toml": configuration(pacs),
     }
     for name, text in texts.items():
         (folder / name).write_text(text)

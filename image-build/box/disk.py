@@ -26,6 +26,8 @@ _DATA: Final = 256 * _MIB
 _ROOM: Final = 48 * _MIB
 """Left in the file system of a slot beside what is in it; nothing is ever written there."""
 
+SLOT_A: Final = 0x0A
+"""Number of the partition of slot A; boot.cmd knows its id."""
 _SPACE: Final = uuid.UUID("5ed6e0a0-0000-4000-8000-000000000000")
 
 
@@ -163,7 +165,7 @@ class Assembly:
         parts = {
             "FIRMWARE": ("firmware.vfat", _FIRMWARE, _TYPES["basic"], 0xF1),
             "BOOTENV": ("bootenv.bin", 8 * _MIB, _TYPES["linux"], 0xF2),
-            "rootfs_a": ("rootfs.ext4", SLOT, _TYPES["linux"], 0x0A),
+            "rootfs_a": ("rootfs.ext4", SLOT, _TYPES["linux"], SLOT_A),
             "rootfs_b": ("empty.bin", SLOT, _TYPES["linux"], 0x0B),
             "data": ("data.ext4", _DATA, part_uuid(0xD0), 0xDA),
         }

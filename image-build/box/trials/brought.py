@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from box import keys, place
+from box.boot import HOST
 from box.qemu import Machine, MachineError
 from box.toolbox import Toolbox
 from box.trials.shelf import Shelf
-from box.trials.stand import BOOT, HOST, Image, Stand, status, until
+from box.trials.stand import BOOT, Image, Stand, status, until
 from box.trials.variants import Variants
 
 _STATE: Final = "/var/lib/edge-update"

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from box.boot import slot_a
+from box import boot
 from box.card import Card
 from box.qemu import Hardware, Machine, MachineError
 from box.rootfs import Arch
@@ -24,28 +24,7 @@ BOOT: Final = 600.0
 """Seconds that a start may take: under emulation, beside other load."""
 BROKEN: Final = (OSError, PeerClosedError, NoStatusError, Aborted, Rejected, Released)
 """What a modality sees of a box that goes away."""
-HOST: Final = "10.0.2.2"
-"""This machine, as the box sees it."""
 PROVISION: Final = '[box]\nhostname = "bench-box"\n\n[dashboard]\npassword = "bench-box-1"\n'
-_CONFIGURATION: Final = """\
-[device]
-name = "Bench"
-
-[receive]
-port = 11112
-accept = "any"
-
-[dashboard]
-address = "0.0.0.0"
-port = 443
-
-[[destination]]
-name = "pacs"
-type = "dimse"
-host = "{host}"
-port = {port}
-ae_title = "PACS"
-"""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +54,7 @@ class Stand:
 
     def provision(self, configuration: str | None = None, *, provision: str = PROVISION, more: str = "") -> None:
         """Put what a clinic puts on the card, before a start; ``more`` stands at the end of the configuration."""
-        text = (configuration or _CONFIGURATION.format(host=HOST, port=self.pacs_port)) + more
+        text = (configuration or boot.configuration(self.pacs_port)) + more
         for name, content in (("provision.toml", provision), ("edge.toml", text)):
             (self.folder / name).write_text(content)
         self.card.put([self.folder / "provision.toml", self.folder / "edge.toml"])
@@ -83,7 +62,7 @@ class Stand:
     def hardware(self, **more: Any) -> Hardware:
         """The machine; see `Hardware` for what may be asked of it."""
         ports = {self.dicom: 11112, self.dashboard: 443}
-        return slot_a(self.image.arch, self.card.path, self.image.work, ports=ports, **more)
+        return boot.slot_a(self.image.arch, self.card.path, self.image.work, ports=ports, **more)
 
     @contextmanager
     def running(self, *, login: bool = True, seconds: float = BOOT, **more: Any) -> Iterator[Machine]:
