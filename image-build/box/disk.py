@@ -36,6 +36,14 @@ def part_uuid(number: int) -> str:
     return str(uuid.UUID(int=_SPACE.int + number))
 
 
+BOOT_SCRIPT: Final = place.FIRMWARE / "boot" / "boot.cmd"
+
+
+def boot_script(text: Path, made: Path) -> list[str | Path]:
+    """The command that makes of a boot script what U-Boot takes."""
+    return ["mkimage", "-A", "arm64", "-O", "linux", "-T", "script", "-C", "none", "-d", text, made]
+
+
 _FIRMWARE_FILES: Final = ("bootcode.bin", "start.elf", "fixup.dat", "start4.elf", "fixup4.dat")
 _TREES: Final = ("bcm2711-rpi-*", "bcm2837-rpi-*")
 _TYPES: Final = {"linux": "0fc63daf-8483-4772-8e79-3d69d8477de4", "basic": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"}
@@ -122,11 +130,7 @@ class Assembly:
         folder.mkdir()
         if self._arch == "arm64":
             self._raspberry(folder)
-        self._do(
-            *("mkimage", "-A", "arm64", "-O", "linux", "-T", "script", "-C", "none"),
-            *("-d", place.FIRMWARE / "boot" / "boot.cmd", folder / "boot.scr"),
-            what="Making boot.scr",
-        )
+        self._do(*boot_script(BOOT_SCRIPT, folder / "boot.scr"), what="Making boot.scr")
         for path in folder.rglob("*"):
             os.utime(path, (self._epoch, self._epoch))
         made = self._work / "firmware.vfat"
