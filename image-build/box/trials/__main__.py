@@ -20,8 +20,8 @@ from box.toolbox import BuildError, Toolbox, toolbox
 from box.trials.stand import Image
 from scripts.rigs.report import say
 
-_MODULES: Final = ("starts", "cuts", "updates", "hangs", "boards")
-_ARM: Final = frozenset({"updates", "boards"})
+_MODULES: Final = ("starts", "cuts", "updates", "hangs", "sticks", "boards")
+_ARM: Final = frozenset({"updates", "sticks.update", "boards"})
 """Only with the real boot script, which is that of the boards."""
 
 
@@ -52,11 +52,11 @@ def trials(names: tuple[str, ...], arch: Arch) -> Iterator[tuple[str, Trial]]:
 
 def _all(arch: Arch) -> Iterator[tuple[str, Trial]]:
     for name in _MODULES:
-        if arch == "amd64" and name in _ARM:
-            continue
         module = importlib.import_module(f"box.trials.{name}")
         for trial in module.TRIALS:
-            yield f"{name}.{trial.__name__}", trial
+            whole = f"{name}.{trial.__name__}"
+            if arch == "arm64" or not {name, whole} & _ARM:
+                yield whole, trial
 
 
 @click.command()

@@ -15,6 +15,8 @@ from box.trials.shelf import Shelf
 from box.trials.stand import BOOT, Image, Stand, status, until
 from box.trials.variants import Variants
 
+INSTALL: Final = 1800.0
+"""Seconds that fetching, installing and a quiet minute may take together, under emulation."""
 _STATE: Final = "/var/lib/edge-update"
 _OBJECTS: Final = 5
 
@@ -32,10 +34,10 @@ class Box:
         self._mark = 0
 
     @contextmanager
-    def running(self) -> Iterator[Machine]:
+    def running(self, **more: Any) -> Iterator[Machine]:
         """Start it with its shelf; images were sent to it while there is no PACS."""
         self.stand.provision(more=f'\n[update]\nurl = "{self.shelf.url}"\n')
-        with self.shelf, self.stand.running() as machine:
+        with self.shelf, self.stand.running(**more) as machine:
             self.stand.serving()
             sent = self.stand.send(number=_OBJECTS)
             self.check(sent == _OBJECTS, f"{sent} of {_OBJECTS} images were answered 0000")
@@ -56,14 +58,18 @@ class Box:
         at = f"/var/lib/edge/{bundle.name}"
         get = f"curl -sS --cacert {_STATE}/shelf.pem -o {at} {self.shelf.url}{bundle.name}"
         ordered(machine, f"{get} && chmod 644 {at}", seconds=600)
-        self._mark = machine.said
+        self.mark(machine)
         ordered(machine, f"runuser -u edge -- edge update {at}", seconds=600)
         ordered(machine, f"rm {at}")
 
     def ask(self, machine: Machine, version: str) -> None:
         """Ask for a version from the server of the configuration."""
-        self._mark = machine.said
+        self.mark(machine)
         ordered(machine, f"runuser -u edge -- edge update --version {version}", seconds=120)
+
+    def mark(self, machine: Machine) -> None:
+        """Count only starts from now on."""
+        self._mark = machine.said
 
     def starts(self, machine: Machine, slot: str, seconds: float) -> None:
         """Wait until the boot script starts ``slot``. Raises `MachineError`."""
@@ -75,7 +81,7 @@ class Box:
 
     def restart(self, machine: Machine) -> None:
         """Start it anew, as a person does."""
-        self._mark = machine.said
+        self.mark(machine)
         ordered(machine, "systemctl reboot")
 
     def ends(self, machine: Machine, phase: str, seconds: float) -> dict[str, Any]:

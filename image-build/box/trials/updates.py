@@ -13,7 +13,7 @@ from typing import Final
 from box import keys
 from box.qemu import Machine
 from box.toolbox import Toolbox
-from box.trials.brought import Box, good, ordered, told, variables
+from box.trials.brought import INSTALL, Box, good, ordered, told, variables
 from box.trials.stand import BOOT, Image, Stand, status, until
 from box.trials.variants import BROKEN, MUTE, NEWER
 from scripts.rigs.report import say
@@ -22,8 +22,6 @@ HELP: Final = (
     "updates: to another version and back, a wrong signature, versions that do not start, a torn boot environment"
 )
 
-_INSTALL: Final = 1800.0
-"""Seconds that fetching, installing and a quiet minute may take together, under emulation."""
 _JUDGED: Final = 900.0
 """Seconds after the start of a version on trial within which it is taken back: five minutes that count, and starts."""
 _COPY: Final = 0x4000
@@ -37,13 +35,13 @@ def taken(image: Image, toolbox: Toolbox, folder: Path) -> list[str]:
     newer = box.variants.newer()
     with box.running() as machine:
         box.bring(machine, foreign)
-        found = box.ends(machine, "failed", _INSTALL)
+        found = box.ends(machine, "failed", INSTALL)
         box.check(found["reason"] == "BAD_SIGNATURE", f"a foreign signature: {found['reason']} ({found['text']})")
         box.check(variables(machine)["BOOT_ORDER"] == "A B", "a foreign bundle changed what starts next")
         say(f"updates: a foreign bundle is refused: {found['text']}")
         began = time.monotonic()
         box.bring(machine, newer)
-        box.starts(machine, "B", _INSTALL)
+        box.starts(machine, "B", INSTALL)
         say(f"updates: {NEWER} is started {time.monotonic() - began:.0f} s after it was asked for")
         box.login(machine)
         found = box.ends(machine, "done", BOOT)
@@ -83,7 +81,7 @@ def taken_back(image: Image, toolbox: Toolbox, folder: Path) -> list[str]:
 
 
 def _comes_back(box: Box, machine: Machine, version: str, reason: str) -> None:
-    box.starts(machine, "B", _INSTALL)
+    box.starts(machine, "B", INSTALL)
     began = time.monotonic()
     box.starts(machine, "A", _JUDGED + BOOT)
     say(f"updates: {version} is taken back {time.monotonic() - began:.0f} s after its start")
