@@ -37,6 +37,7 @@ def part_uuid(number: int) -> str:
 
 
 BOOT_SCRIPT: Final = place.FIRMWARE / "boot" / "boot.cmd"
+OVERLAYS: Final = place.FIRMWARE / "boot" / "overlays"
 
 
 def boot_script(text: Path, made: Path) -> list[str | Path]:
@@ -151,6 +152,19 @@ class Assembly:
         subprocess.run([*unpack, *wanted], stderr=subprocess.DEVNULL, check=False)
         if not list(folder.glob("bcm2711-rpi-4-b.dtb")):
             raise BuildError("The kernel brings no device tree for the Raspberry Pi 4: is it Debian's for arm64?")
+        self._overlays(folder)
+
+    def _overlays(self, folder: Path) -> None:
+        """Compile what may be wired to the pins; each is tried on every board's tree, as its firmware applies it."""
+        made = folder / "overlays"
+        made.mkdir()
+        tried = self._work / "tried.dtb"
+        for source in sorted(OVERLAYS.glob("*.dts")):
+            overlay = made / f"{source.stem}.dtbo"
+            self._do("dtc", "-q", "-@", "-I", "dts", "-O", "dtb", "-o", overlay, source, what=f"Compiling {source}")
+            for tree in sorted(folder.glob("*.dtb")):
+                self._do("fdtoverlay", "-i", tree, "-o", tried, overlay, what=f"{source.name} on {tree.name}")
+        tried.unlink()
 
     def _boot_environment(self) -> None:
         made = self._work / "bootenv.bin"

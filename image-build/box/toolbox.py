@@ -20,6 +20,7 @@ SUITE: Final = "trixie"
 
 _PACKAGES: Final = (
     "ca-certificates",
+    "device-tree-compiler",
     "dosfstools",
     "e2fsprogs",
     "fdisk",
