@@ -142,6 +142,12 @@ def faults(places: Places, text: str, configuration: str | None = None) -> list[
     return str(e.value).splitlines()
 
 
+def at_rest(places: Places, found: str) -> None:
+    """What the program of that name found at this start."""
+    places.at_rest.parent.mkdir(parents=True, exist_ok=True)
+    places.at_rest.write_text(f"{found}\n")
+
+
 # what is taken
 
 
@@ -169,6 +175,39 @@ def test_everything_is_taken_and_the_card_keeps_no_secret(places: Places, pem: s
         assert fact in said
     assert PASSWORD not in said
     assert not places.record.exists()
+
+
+STORAGE: Final = '[storage]\nencryption = "tpm"\nrecovery_key = "seven words that nobody else has"\n'
+
+
+def test_what_was_encrypted_is_told_and_its_recovery_key_is_wiped(places: Places, pem: str) -> None:
+    at_rest(places, "tpm")
+    put(places, pem, FULL + STORAGE)
+    assert boot.start(places, Fake()).refused == ()
+    assert "encrypted, the key in the TPM" in answer(places)
+    assert not [name for name, data in below(places.root).items() if b"seven words" in data]
+
+
+@pytest.mark.parametrize(
+    ("found", "text", "said"),
+    [
+        (None, STORAGE, "line 1: storage: only a card of the image"),
+        ("none", STORAGE, "line 2: storage.encryption: this card is in use already, and not encrypted"),
+        ("card", STORAGE, 'line 2: storage.encryption: this box is encrypted with "card"'),
+        ("tpm another recovery key", STORAGE, "line 3: storage.recovery_key: it is not the one"),
+        ("tpm", '[storage]\nencryption = "tpm"\n', "line 1: storage: give encryption and recovery_key"),
+        ("tpm", STORAGE.replace("seven words that nobody else has", "short"), "line 3: storage.recovery_key: "),
+        ("tpm", STORAGE.replace("tpm", "disk"), "line 2: storage.encryption: "),
+    ],
+)
+def test_encryption_that_is_not_that_of_the_box_is_refused(
+    places: Places, found: str | None, text: str, said: str
+) -> None:
+    if found is not None:
+        at_rest(places, found)
+    (fault,) = faults(places, text)
+    assert fault.startswith(f"provision.toml: {said}"), fault
+    assert "seven words" not in fault
 
 
 def test_a_second_start_changes_nothing(places: Places, pem: str) -> None:
@@ -645,6 +684,7 @@ def test_the_documented_file_is_whole_and_good(places: Places, pem: str) -> None
     source.write_text(text)
     for name, data in (("edge.toml", ""), ("hospital-ca.pem", pem), ("cloud-token", "x")):
         (places.firmware / name).write_text(data or "# nothing\n")
+    at_rest(places, "card")
     judge(places.firmware, source, places)
     said = {f"{table}.{key}" for table, given in tomllib.loads(text).items() for key in given}
     assert set(keys(Profile)) - said == {"dashboard.password_hash"}

@@ -16,11 +16,12 @@ from edge.config import Config
 from edge.configfile import ConfigError, Problem, load
 from edge.dicomweb.errors import LoginError
 from edge.dicomweb.secret import SecretFile
+from edge.provision import standing
 from edge.provision.card import MOST, SOURCE, lying
 from edge.provision.faults import Fault, FaultsError
 from edge.provision.network import judge_network
 from edge.provision.places import SETTINGS, Places
-from edge.provision.profile import Profile
+from edge.provision.profile import Profile, Storage
 from edge.provision.reading import Marks, read_profile
 from edge.tls import date, every
 
@@ -70,6 +71,7 @@ def judge(folder: Path, source: Path, places: Places | None) -> Judged:
         judge_network(profile.network, wrong, notes)
     if profile.dashboard.password is not None and profile.dashboard.password_hash is not None:
         wrong("dashboard.password_hash", "give the password or its hash, not both")
+    _judge_storage(profile.storage, places, wrong)
     files = _files(folder, profile, wrong)
     named = profile.edge.configuration
     path = lying(folder, named or _CONFIGURATION)
@@ -86,6 +88,26 @@ def judge(folder: Path, source: Path, places: Places | None) -> Judged:
     if faults:
         raise FaultsError(tuple(faults))
     return Judged(itself, profile, configuration, config, files, tuple(notes))
+
+
+def _judge_storage(wanted: Storage, places: Places | None, wrong: Callable[[str, str], None]) -> None:
+    if (wanted.encryption is None) != (wanted.recovery_key is None):
+        wrong("storage", "give encryption and recovery_key, or neither")
+        return
+    if wanted.encryption is None or places is None:
+        return
+    # it was done before the partition was mounted, or not at all
+    found, _, more = standing.line(places.at_rest).partition(" ")
+    if not found:
+        wrong("storage", "only a card of the image is encrypted so; here it is for the system to do")
+    elif found == "none":
+        wrong(
+            "storage.encryption", "this card is in use already, and not encrypted; flash it anew, with this file on it"
+        )
+    elif found != wanted.encryption:
+        wrong("storage.encryption", f'this box is encrypted with "{found}"; flash the card anew for another')
+    elif more:
+        wrong("storage.recovery_key", "it is not the one that this box was encrypted with, which stays as it is")
 
 
 def _writable(path: Path) -> bool:

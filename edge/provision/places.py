@@ -72,6 +72,11 @@ class Places(msgspec.Struct, frozen=True):
         return self.kept / "machine-id"
 
     @property
+    def at_rest(self) -> Path:
+        """What the data partition is, as `at-rest` found it or made it at this start."""
+        return self.at("/run/edge-at-rest")
+
+    @property
     def record(self) -> Path:
         """What was taken and is not wiped yet."""
         return self.kept / "provision.json"

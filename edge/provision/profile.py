@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
@@ -22,7 +22,9 @@ _HASH: Final = re.compile(
 _MOST_MEMORY: Final = 1 << 17
 """KiB of one computation that a small box can spare."""
 _STARTS_THE_BOX: Final = frozenset({".bin", ".dat", ".dtb", ".dtbo", ".elf", ".img", ".scr"})
-_RESERVED: Final = frozenset({"cmdline.txt", "config.txt", "edge.toml", "provision.toml", "provision-result.txt"})
+_RESERVED: Final = frozenset(
+    {"cmdline.txt", "config.txt", "data.key", "edge.toml", "provision.toml", "provision-result.txt"}
+)
 
 
 def _hostname(text: str) -> str:
@@ -96,6 +98,12 @@ def _hash(text: str) -> str:
     return text
 
 
+def _recovery_key(text: str) -> str:
+    if not 20 <= len(text) <= 512 or not text.isascii() or not text.isprintable():  # noqa: PLR2004 - as at-rest has it
+        raise ValueError("a recovery key has 20 to 512 characters that any keyboard has")
+    return text
+
+
 def _file_name(text: str) -> str:
     # the text is not repeated: it may be the secret itself, given where its file belongs
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", text) or text.lower().endswith(".new"):
@@ -146,6 +154,7 @@ Servers = Annotated[tuple[str, ...], _many('a server such as "pool.ntp.org"', _s
 Password = Annotated[str, _text("a password", _password)]
 PasswordHash = Annotated[str, _text("the hash of a password", _hash)]
 ConfigurationFile = Annotated[str, _text('the name of a file such as "edge.toml"', _configuration)]
+RecoveryKey = Annotated[str, _text("a recovery key of 20 characters or more", _recovery_key)]
 GivenFile = Annotated[str, _text('the name of a file such as "hospital-ca.pem"', _given_file)]
 
 
@@ -176,6 +185,14 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     password_hash: PasswordHash | None = None
 
 
+class Storage(msgspec.Struct, frozen=True, kw_only=True):
+    """The data partition at rest: whether a card that was never used is encrypted, and what opens it in the end."""
+
+    encryption: Literal["card", "tpm"] | None = None
+    """Where the key is: beside the data on the card, or sealed by the box's TPM."""
+    recovery_key: RecoveryKey | None = None
+
+
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
     """What the appliance is told."""
 
@@ -197,5 +214,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     box: Box = Box()
     network: Network | None = None
     dashboard: Dashboard = Dashboard()
+    storage: Storage = Storage()
     edge: Edge = Edge()
     files: Files = Files()

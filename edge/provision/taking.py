@@ -5,7 +5,7 @@ with a card that is whole; with one it goes on wiping.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edge.fsync import replace_synced, sync_path
 from edge.provision import network, node, record, report
@@ -17,6 +17,8 @@ from edge.provision.system import System
 
 if TYPE_CHECKING:
     from edge.provision.judge import Judged
+
+_AT_REST: Final = {"card": "encrypted, the key on this card", "tpm": "encrypted, the key in the TPM"}
 
 
 def take(card: Card, source: Path, places: Places, system: System) -> str:
@@ -62,6 +64,7 @@ def facts(judged: "Judged | None", places: Places, system: System) -> tuple[tupl
         ("device id", node.device(at)),
         ("address", network.described(wanted) if wanted else "" if judged else "by DHCP"),
         ("time zone", line(places.timezone)),
+        ("at rest", _AT_REST.get(line(places.at_rest), "")),
         ("configuration", "taken" if judged and judged.configuration else ""),
         ("pages", "" if not dashboard.enabled or local else f"https://{host}.local{port}/"),
         ("first-start code", code),

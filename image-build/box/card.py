@@ -40,9 +40,9 @@ class Card:
         self._mtools("mcopy", "-s", "-o", *files, "::/", what="Putting files on FIRMWARE")
 
     def read(self, name: str) -> str | None:
-        """A text on FIRMWARE; None where there is none."""
+        """A text on FIRMWARE, what is no text replaced; None where there is none."""
         argv = self._tools.command(["mtype", "-i", self._firmware(), f"::/{name}"], binds=[self.path.parent])
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
         return done.stdout if done.returncode == 0 else None
 
     def part(self, name: str) -> tuple[int, int]:

@@ -35,6 +35,7 @@ _PACKAGES: Final = (
     "rauc",
     "seabios",
     "squashfs-tools",
+    "swtpm",
     "u-boot-qemu",
     "u-boot-tools",
     "xz-utils",

@@ -27,7 +27,7 @@ from tests.peers.program import PeerFailedError
 from tests.peers.raw import RawReceiver
 
 HELP: Final = "SIGKILL at every file-system call of a receive, a forward, a start, a deletion"
-_TRIES: Final = 5
+_TRIES: Final = 12
 """Runs until a point is given up: which of two threads writes first may differ from run to run."""
 _ARRIVAL: Final = 60.0
 _NAMED: Final = 5

@@ -20,7 +20,7 @@ from box.toolbox import BuildError, Toolbox, toolbox
 from box.trials.stand import Image
 from scripts.rigs.report import say
 
-_MODULES: Final = ("starts", "cuts", "updates", "hangs", "sticks", "boards")
+_MODULES: Final = ("starts", "cuts", "updates", "hangs", "sticks", "at_rest", "boards")
 _ARM: Final = frozenset({"updates", "sticks.update", "boards"})
 """Only with the real boot script, which is that of the boards."""
 

@@ -35,6 +35,8 @@ _MORE: Final = (
     " systemd.set_credential=agetty.autologin:root systemd.set_credential=login.noauth:yes"
     # that of QEMU does not count, but resets as soon as it is started
     " systemd.watchdog_sec=0"
+    # the console itself may be found late: QEMU reads cards slowly
+    " systemd.default_device_timeout_sec=900"
 )
 
 

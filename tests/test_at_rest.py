@@ -1,0 +1,352 @@
+"""What opens the data partition of a box, and encrypts it at the first start: `at-rest` of firmware-config/image.
+
+Its programs are stand-ins that keep keys in the header in the clear, so that every one can fail in turn; the real ones
+run in `image-build/test --only at_rest`.
+"""
+
+import importlib.machinery
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import pytest
+
+_PROGRAM: Final = Path(__file__).parents[1] / "firmware-config" / "image" / "usr" / "lib" / "edge" / "at-rest"
+_RECOVERY: Final = "a recovery key of many words"
+
+
+def loaded() -> ModuleType:
+    """The program as a module."""
+    loader = importlib.machinery.SourceFileLoader("at_rest", str(_PROGRAM))
+    spec = importlib.util.spec_from_loader("at_rest", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["at_rest"] = module
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
+
+
+PROGRAM: Final = loaded()
+
+
+class Programs:
+    """What `cryptsetup`, `systemd-cryptenroll` and others do, as far as it is asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fails = 0
+        """Which of them fails, counted from 1."""
+        self.tpm: bytes | None = None
+
+    def do(self, *argv: str | Path, given: bytes = b"") -> None:
+        words = [str(word) for word in argv]
+        self.calls.append(" ".join(words))
+        if len(self.calls) == self.fails:
+            raise PROGRAM.AtRestError("it fails")
+        known = {
+            "udevadm wait": self._waits,
+            "cryptsetup luksFormat": self._format,
+            "cryptsetup luksAddKey": self._add,
+            "cryptsetup luksRemoveKey": self._remove,
+            "cryptsetup config": self._rename,
+            "cryptsetup open": self._open,
+            "systemd-cryptenroll --tpm2-device=auto": self._enroll,
+            "mke2fs -q": self._file_system,
+        }
+        known[" ".join(words[:2])](words, given)
+
+    def _file_system(self, words: list[str], _: bytes) -> None:
+        assert words[-1] == "/dev/mapper/data"
+
+    def _rename(self, words: list[str], _: bytes) -> None:
+        _label(words[-1], _after(words, "--label"))
+
+    def _waits(self, words: list[str], _: bytes) -> None:
+        assert words[-1] == "/dev/tpmrm0"
+        if self.tpm is None:
+            raise PROGRAM.AtRestError("there is none")
+
+    def _format(self, words: list[str], _: bytes) -> None:
+        with Path(words[-1]).open("r+b") as file:
+            file.write(bytes(16384))
+        _keep(words[-1], [_key(words)])
+        _label(words[-1], _after(words, "--label"))
+
+    def _add(self, words: list[str], _: bytes) -> None:
+        _opened(words[-1], _key(words))
+        added = Path(_after(words, "--new-keyfile")).read_bytes()
+        _keep(words[-1], [*_kept(words[-1]), added])
+
+    def _remove(self, words: list[str], _: bytes) -> None:
+        removed = Path(words[-1]).read_bytes()
+        _opened(words[-2], removed)
+        _keep(words[-2], [one for one in _kept(words[-2]) if one != removed])
+
+    def _open(self, words: list[str], given: bytes) -> None:
+        path = words[-1] if "--test-passphrase" in words else words[-2]
+        _opened(path, self.tpm if "--token-only" in words else _key(words, given))
+
+    def _enroll(self, words: list[str], _: bytes) -> None:
+        assert self.tpm is not None
+        key = next(word for word in words if word.startswith("--unlock-key-file="))
+        _opened(words[-1], Path(key.partition("=")[2]).read_bytes())
+        _keep(words[-1], [*_kept(words[-1]), self.tpm])
+
+
+def _after(words: list[str], option: str) -> str:
+    return words[words.index(option) + 1]
+
+
+def _key(words: list[str], given: bytes = b"") -> bytes:
+    name = _after(words, "--key-file")
+    return given if name == "-" else Path(name).read_bytes()
+
+
+def _kept(path: str | Path) -> list[bytes]:
+    """The keys that open it."""
+    with Path(path).open("rb") as file:
+        file.seek(8192)
+        return [bytes.fromhex(one) for one in json.loads(file.read(8192).rstrip(b"\0"))]
+
+
+def _keep(path: str, keys: list[bytes]) -> None:
+    with Path(path).open("r+b") as file:
+        file.seek(8192)
+        file.write(json.dumps([one.hex() for one in keys]).encode().ljust(8192, b"\0"))
+
+
+def _label(path: str, text: str) -> None:
+    with Path(path).open("r+b") as file:
+        file.write(b"LUKS\xba\xbe".ljust(24, b"\0") + text.encode().ljust(48, b"\0"))
+
+
+def _opened(path: str, key: bytes | None) -> None:
+    if key not in _kept(path):
+        raise PROGRAM.AtRestError("no key available with this passphrase")
+
+
+class Bench:
+    """A card in a folder: its data partition a file, FIRMWARE a folder, and programs that stand in for others."""
+
+    def __init__(self, folder: Path, programs: Programs) -> None:
+        self.partition = folder / "partition"
+        self.card = folder / "card"
+        self.told = folder / "run" / "edge-at-rest"
+        self.card.mkdir()
+        self.told.parent.mkdir()
+        self.programs = programs
+        self.fresh()
+
+    def fresh(self, *, mounts: int = 0) -> None:
+        """A plain ext4, mounted so often."""
+        block = bytearray(1024)
+        block[44:48] = (1_700_000_000 if mounts else 0).to_bytes(4, "little")
+        block[52:54] = mounts.to_bytes(2, "little")
+        block[56:58] = b"\x53\xef"
+        with self.partition.open("wb") as file:
+            file.write(bytes(1024) + block)
+            file.truncate(32 << 20)
+
+    def ask(self, encryption: str = "card", recovery: str = _RECOVERY) -> None:
+        text = f'[storage]\nencryption = "{encryption}"\nrecovery_key = "{recovery}"\n'
+        (self.card / "provision.toml").write_text(text)
+
+    def forget(self) -> None:
+        """What `edge provision` does when it has taken it."""
+        (self.card / "provision.toml").unlink()
+
+    def start(self, *, fails: int = 0) -> int:
+        """Start; the ``fails``-th program fails. Its exit code."""
+        self.told.unlink(missing_ok=True)
+        self.programs.calls.clear()
+        self.programs.fails = fails
+        given = ["--partition", str(self.partition), "--card", str(self.card), "--told", str(self.told)]
+        code: int = PROGRAM.main(given)
+        # keys are nowhere but on the card
+        assert [path.name for path in self.told.parent.iterdir()] in ([], ["edge-at-rest"])
+        return code
+
+    @property
+    def state(self) -> str:
+        return self.told.read_text().strip() if self.told.exists() else ""
+
+    @property
+    def answer(self) -> str:
+        path = self.card / "provision-result.txt"
+        return path.read_text("utf-8-sig") if path.exists() else ""
+
+    @property
+    def label(self) -> str:
+        with self.partition.open("rb") as file:
+            head = file.read(72)
+        return head[24:].rstrip(b"\0").decode() if head.startswith(b"LUKS") else ""
+
+    @property
+    def keys(self) -> list[bytes]:
+        return _kept(self.partition)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    programs = Programs()
+    monkeypatch.setattr(PROGRAM, "do", programs.do)
+    return Bench(tmp_path, programs)
+
+
+def test_a_box_that_is_not_asked_is_left_as_it_is(bench: Bench) -> None:
+    before = bench.partition.read_bytes()
+    assert bench.start() == 0
+    assert (bench.state, bench.programs.calls, bench.answer) == ("none", [], "")
+    assert bench.partition.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["[storage]\nencryption = 1\n", "[storage", "\xff storage"])
+def test_a_partition_in_use_is_opened_whatever_lies_on_the_card(bench: Bench, text: str) -> None:
+    bench.fresh(mounts=1)
+    before = bench.partition.read_bytes()
+    (bench.card / "provision.toml").write_text(text, encoding="latin-1")
+    assert bench.start() == 0
+    bench.ask()
+    assert bench.start() == 0
+    assert (bench.state, bench.programs.calls) == ("none", [])
+    assert bench.partition.read_bytes() == before
+
+
+def test_a_damaged_partition_is_not_taken_for_a_new_one(bench: Bench) -> None:
+    bench.ask()
+    bench.partition.write_bytes(bytes(1 << 20))
+    assert bench.start() == 0
+    assert (bench.state, bench.programs.calls) == ("none", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[storage]\nencryption = "disk"\nrecovery_key = "a recovery key of many words"\n', '"card" or "tpm"'),
+        ('[storage]\nencryption = "card"\nrecovery_key = "short"\n', "20 characters"),
+        ('[storage]\nencryption = "card"\n', "20 characters"),
+        ("storage = 3\n", '"card" or "tpm"'),
+        ("[storage\n", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_understood_is_not_stored_in_the_clear(bench: Bench, text: str, said: str) -> None:
+    (bench.card / "provision.toml").write_text(text)
+    assert bench.start() == 1
+    assert said in bench.answer
+    assert (bench.state, bench.label) == ("", "")
+    bench.ask()
+    assert bench.start() == 0
+    assert bench.state == "card"
+
+
+def test_with_the_key_on_the_card_it_opens_by_itself(bench: Bench) -> None:
+    bench.ask()
+    (bench.card / "provision.toml").rename(bench.card / "provision.toml.txt")
+    assert bench.start() == 0
+    assert (bench.state, bench.label) == ("card", "dicom-edge-data")
+    (bench.card / "provision.toml.txt").unlink()
+    assert bench.start() == 0
+    assert bench.state == "card"
+    assert [call.split()[1] for call in bench.programs.calls] == ["open"]
+    assert _RECOVERY.encode() in bench.keys
+
+
+def test_with_a_tpm_the_key_is_nowhere_else(bench: Bench) -> None:
+    bench.ask("tpm")
+    bench.programs.tpm = b"one"
+    assert bench.start() == 0
+    assert bench.state == "tpm"
+    assert sorted(bench.keys) == sorted([_RECOVERY.encode(), b"one"])
+    assert not (bench.card / "data.key").exists()
+    bench.forget()
+    assert bench.start() == 0
+    assert bench.state == "tpm"
+
+
+def test_a_box_without_the_tpm_that_is_asked_stores_nothing(bench: Bench) -> None:
+    bench.ask("tpm")
+    assert bench.start() == 1
+    assert "has none that is known" in bench.answer
+    assert bench.label == ""
+
+
+@pytest.mark.parametrize("encryption", ["card", "tpm"])
+def test_what_is_cut_short_begins_anew(bench: Bench, encryption: str) -> None:
+    bench.ask(encryption)
+    bench.programs.tpm = b"one"
+    assert bench.start() == 0
+    steps = len(bench.programs.calls)
+    assert steps > 6
+    for fails in range(1, steps + 1):
+        bench.fresh()
+        (bench.card / "data.key").unlink(missing_ok=True)
+        assert bench.start(fails=fails) == 1, bench.programs.calls
+        assert bench.state == ""
+        assert bench.label in {"", "dicom-edge-making"}
+        assert bench.start() == 0
+        assert (bench.state, bench.label) == (encryption, "dicom-edge-data")
+        assert bench.start() == 0
+        assert bench.state == encryption
+
+
+def test_what_was_begun_waits_for_its_file(bench: Bench) -> None:
+    bench.ask()
+    assert bench.start() == 0
+    count = len(bench.programs.calls)
+    bench.fresh()
+    assert bench.start(fails=count) == 1
+    bench.forget()
+    assert bench.start() == 1
+    assert "Nothing was ever stored" in bench.answer
+    assert bench.label == "dicom-edge-making"
+
+
+@pytest.mark.parametrize("encryption", ["card", "tpm"])
+def test_another_box_opens_it_with_the_recovery_key_alone(bench: Bench, encryption: str) -> None:
+    bench.ask(encryption)
+    bench.programs.tpm = b"one"
+    assert bench.start() == 0
+    bench.forget()
+    bench.programs.tpm = b"another"
+    (bench.card / "data.key").unlink(missing_ok=True)
+    assert bench.start() == 1
+    assert "It is not lost" in bench.answer
+    bench.ask(encryption, "not the recovery key of it")
+    assert bench.start() == 1
+    bench.ask(encryption)
+    assert bench.start() == 0
+    assert bench.state == encryption
+    assert bench.answer == "dicom-edge: the data partition is open again.\n"
+    bench.forget()
+    assert bench.start() == 0
+    assert bench.state == encryption
+
+
+def test_where_the_key_of_a_card_is_damaged_a_tpm_may_take_over(bench: Bench) -> None:
+    bench.ask()
+    assert bench.start() == 0
+    (bench.card / "data.key").write_bytes(bytes(64))
+    bench.ask("tpm")
+    bench.programs.tpm = b"one"
+    assert bench.start() == 0
+    assert bench.state == "tpm"
+    assert not (bench.card / "data.key").exists()
+    bench.forget()
+    assert bench.start() == 0
+    assert bench.state == "tpm"
+
+
+def test_a_recovery_key_that_is_another_is_told(bench: Bench) -> None:
+    bench.ask()
+    assert bench.start() == 0
+    bench.ask(recovery="a recovery key of other words")
+    assert bench.start() == 0
+    assert bench.state == "card another recovery key"
+    assert _RECOVERY.encode() in bench.keys
