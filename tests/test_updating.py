@@ -1361,6 +1361,19 @@ def test_a_version_whose_starts_the_power_cut_off_may_be_asked_for_again(box: Bo
     assert box.asking.refusal("1.2.3") == ""
 
 
+def test_a_version_whose_starts_were_cut_off_twice_over_is_not_tried_for_ever(box: Box) -> None:
+    # as one does that crashes the machine before it is judged, on a stick that was left in the box
+    for remembered in ((), ("1.2.3",)):
+        waiting(box)
+        for _ in range(2):
+            box.start_anew("B")
+            box.settler().compare()
+        box.start_anew("A")
+        box.settler().compare()
+        assert (box.state.reason, box.state.rolled_back) == ("FELL_BACK", remembered)
+    assert box.asking.refusal("1.2.3")
+
+
 def test_a_version_that_was_judged_in_its_second_start_is_remembered(box: Box) -> None:
     waiting(box)
     box.start_anew("B")

@@ -5,7 +5,7 @@ PACS, the network, the clock or a full disk: an offline clinic must not roll bac
 started anew for that; it is looked at until it is well.
 
 A version that was judged to be bad, or never came up, is remembered and not taken again; one whose starts were cut off
-is not, for the power may have been it.
+is not the first time, for the power may have been it.
 """
 
 import os
@@ -185,8 +185,9 @@ class Settler:
 
     def _fallen_back(self, state: State) -> State:
         judged = state.reason if state.phase == "trial" else ""
-        # one that came up each time, and was never judged, may have been cut off by the power
-        remembered = bool(judged) or (state.phase != "done" and state.starts < _STARTS)
+        # one that came up each time, and was never judged, may have been cut off by the power; not so twice
+        again = any(one.phase == "rolled-back" and one.to == state.to for one in state.changes)
+        remembered = bool(judged) or (state.phase != "done" and (state.starts < _STARTS or again))
         reason = judged or "FELL_BACK"
         log.error("the new version was taken back", version=state.to, reason=reason, remembered=remembered)
         text = state.text if judged else ""
