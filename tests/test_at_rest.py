@@ -4,15 +4,13 @@ Its programs are stand-ins that keep keys in the header in the clear, so that ev
 run in `image-build/test --only at_rest`.
 """
 
-import importlib.machinery
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Final
 
 import pytest
+
+from tests.programs import loaded
 
 _PROGRAM: Final = Path(__file__).parents[1] / "firmware-config" / "image" / "usr" / "lib" / "edge" / "at-rest"
 _MADE: Final = 1_700_000_000
@@ -20,22 +18,7 @@ _TPMS: Final = (b"one", b"another")
 _RECOVERY: Final = "a recovery key of many words"
 
 
-def loaded() -> ModuleType:
-    """The program as a module."""
-    loader = importlib.machinery.SourceFileLoader("at_rest", str(_PROGRAM))
-    spec = importlib.util.spec_from_loader("at_rest", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["at_rest"] = module
-    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
-
-
-PROGRAM: Final = loaded()
+PROGRAM: Final = loaded(_PROGRAM)
 
 
 class Programs:

@@ -1,20 +1,18 @@
 """bootenv: a torn write leaves the old state or the new one, writers take turns, and what is wrong is said."""
 
 import fcntl
-import importlib.machinery
-import importlib.util
 import subprocess
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.programs import loaded
 from tests.uboot import BOOTENV, COPY, bootenv, tools
 
 OFFSETS: Final = (0, 4 << 20)
@@ -23,22 +21,7 @@ SYSTEM: Final = BOOTENV.with_name("system.conf")
 IDENTITY: Final = "0123456789abcdef0123456789abcdef"
 
 
-def loaded() -> ModuleType:
-    """The program as a module: a process for each of hundreds of cuts would take minutes."""
-    loader = importlib.machinery.SourceFileLoader("bootenv", str(BOOTENV))
-    spec = importlib.util.spec_from_loader("bootenv", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bootenv"] = module
-    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
-
-
-PROGRAM: Final = loaded()
+PROGRAM: Final = loaded(BOOTENV)
 
 
 @pytest.fixture
