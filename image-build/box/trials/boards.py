@@ -81,13 +81,14 @@ def _wired(stand: Stand, firmware: Path) -> Path:
 
 def _light(machine: Machine) -> list[str]:
     """What is wrong with the LEDs; white is what they are before anybody sets them."""
-    lit = ordered(machine, "cd /sys/class/leds && head -n 1 edge:*/brightness edge:*/trigger")
-    say(f"boards: the LEDs: {lit.split()}")
     told = status(machine)
     unusable = [one["text"] for one in told["findings"] if one["code"] == "LIGHT_UNUSABLE"]
-    shown = ordered(machine, "cat /sys/class/leds/edge:*/brightness").split()
-    if told["light"]["code"] == "G1" and shown != ["0", "1", "0"]:
-        unusable.append(f"the light is G1, and blue, green, red are {shown}")
+    blue, green, red = ordered(machine, "cat /sys/class/leds/edge:*/brightness").split()
+    triggers = ordered(machine, r"grep -o '\[.*\]' /sys/class/leds/edge:*/trigger").split()
+    code = told["light"]["code"]
+    say(f"boards: the light is {code}; blue {blue}, green {green}, red {red}, {' '.join(triggers)}")
+    if code == "G1" and (blue, green, red) != ("0", "1", "0"):
+        unusable.append(f"the light is G1, and blue, green, red are {blue}, {green}, {red}")
     return unusable
 
 
