@@ -4,6 +4,7 @@ Its programs are stand-ins that keep keys in the header in the clear, so that ev
 run in `image-build/test --only at_rest`.
 """
 
+import errno
 import json
 from pathlib import Path
 from typing import Final
@@ -386,6 +387,22 @@ def test_what_is_cut_short_begins_anew(bench: Bench, encryption: str) -> None:
         assert bench.state == encryption
 
 
+def test_a_card_that_takes_no_key_is_said_and_left_for_the_next_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.ask()
+    with monkeypatch.context() as full:
+        full.setattr(PROGRAM.Card, "write", _refuse)
+        assert bench.start() == 1
+    assert (bench.state, bench.label) == ("", "dicom-edge-making")
+    assert bench.start() == 0
+    assert bench.state == "card"
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_what_was_begun_waits_for_its_file(bench: Bench) -> None:
     bench.ask()
     assert bench.start() == 0
@@ -411,6 +428,7 @@ def test_another_box_opens_it_with_the_recovery_key_alone(bench: Bench, encrypti
     assert "It is not lost" in bench.answer
     bench.ask(encryption, "not the recovery key of it")
     assert bench.start() == 1
+    assert "the recovery key of provision.toml does not open" in bench.answer
     bench.ask(encryption)
     assert bench.start() == 0
     assert bench.state == encryption
