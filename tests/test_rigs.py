@@ -110,7 +110,7 @@ def test_a_call_that_was_never_hit_is_a_failure_and_named(
     monkeypatch.setattr(kill._Sweep, "strike", strike)
     result = kill.sweep(SCENARIOS["receive"], tmp_path, dice, most=None, jobs=1)
     (problem,) = result.problems
-    assert problem.startswith(f"1 of {result.swept} calls did not come in 5 runs each")
+    assert problem.startswith(f"1 of {result.swept} calls did not come in {kill._TRIES} runs each")
     assert problem.endswith(str(never[0]))
     assert result.kills == result.swept - 1
 
