@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from box.qemu import Machine, MachineError
+from box.qemu import MachineError
 from box.toolbox import Toolbox
 from box.trials.brought import ordered
-from box.trials.stand import BOOT, PROVISION, Image, Stand, status, until
+from box.trials.stand import BOOT, PROVISION, Image, Stand, owes, until
 from box.trials.starts import healthy
 from scripts.rigs.report import say
 
@@ -61,7 +61,7 @@ def tpm(image: Image, toolbox: Toolbox, folder: Path) -> list[str]:
         problems += _taken(stand, "tpm", extra)
     with _tpm(stand, "own") as extra, stand.running(extra=extra) as machine:
         stand.serving()
-        problems += _owes(stand, machine)
+        problems += owes(stand, machine)
     if stand.card.read("data.key") is not None:
         problems.append("there is a key on the card, beside that in the TPM")
     with _tpm(stand, "another") as extra, stand.running(extra=extra) as machine:
@@ -72,7 +72,7 @@ def tpm(image: Image, toolbox: Toolbox, folder: Path) -> list[str]:
     stand.provision(provision=_wanting("tpm"))
     with _tpm(stand, "another") as extra, stand.running(extra=extra) as machine:
         stand.serving()
-        problems += _owes(stand, machine)
+        problems += owes(stand, machine)
     with _tpm(stand, "another") as extra, stand.receiver() as pacs, stand.running(extra=extra):
         until(lambda: not stand.missing(pacs), BOOT, "the images do not arrive from another box")
         say("at_rest: with the recovery key another box opened it, and delivered what was on it")
@@ -92,7 +92,7 @@ def _taken(stand: Stand, how: str, extra: Sequence[str] = ()) -> list[str]:
         stand.serving()
         sent = stand.send(number=_NUMBER)
         problems = healthy(machine)
-        problems += _owes(stand, machine)
+        problems += owes(stand, machine)
         if sent != _NUMBER:
             problems.append(f"{sent} of {_NUMBER} images were answered 0000")
         told = ordered(machine, "cat /run/edge-at-rest; blkid -p -s TYPE -o value /dev/disk/by-partlabel/data").split()
@@ -107,12 +107,6 @@ def _taken(stand: Stand, how: str, extra: Sequence[str] = ()) -> list[str]:
     if "encrypted" not in (_answer(stand) or ""):
         problems.append(f"the answer on the card does not tell of it: {_answer(stand)}")
     return problems
-
-
-def _owes(stand: Stand, machine: Machine) -> list[str]:
-    owed = status(machine)["queue"]["instances"]
-    expected = len(stand.acknowledged)
-    return [] if owed == expected else [f"the queue has {owed} images, and {expected} were answered 0000"]
 
 
 def _answer(stand: Stand) -> str | None:

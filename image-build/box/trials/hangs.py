@@ -9,7 +9,7 @@ from typing import Final
 from box.qemu import Machine
 from box.toolbox import Toolbox
 from box.trials.brought import good, ordered
-from box.trials.stand import BOOT, Image, Stand, status, until
+from box.trials.stand import BOOT, Image, Stand, owes, until
 from scripts.rigs.report import say
 
 HELP: Final = "hangs: a service that is stopped, a machine whose programs get no time, a kernel that panics"
@@ -47,9 +47,7 @@ def _restarted(box: Machine, pid: str) -> bool:
 
 
 def _delivers(stand: Stand, box: Machine, problems: list[str]) -> None:
-    owed = status(box)["queue"]["instances"]
-    if owed != len(stand.acknowledged):
-        problems.append(f"the queue has {owed} images, and {len(stand.acknowledged)} were answered 0000")
+    problems.extend(owes(stand, box))
     with stand.receiver() as pacs:
         until(lambda: not stand.missing(pacs), BOOT, "images that were answered 0000 do not arrive")
 

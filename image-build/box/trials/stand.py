@@ -118,6 +118,12 @@ def status(machine: Machine) -> dict[str, Any]:
     return found
 
 
+def owes(stand: Stand, machine: Machine) -> list[str]:
+    """What is wrong with the queue inside, of a box that has delivered nothing yet."""
+    owed, expected = status(machine)["queue"]["instances"], len(stand.acknowledged)
+    return [] if owed == expected else [f"the queue has {owed} images, and {expected} were answered 0000"]
+
+
 def until(check: Callable[[], bool], seconds: float, what: str) -> None:
     """Wait for something inside. Raises `MachineError`."""
     try:
